@@ -1,0 +1,85 @@
+"""The values that travel between the rooms: a batch, the heads' outputs, detections, and the class map.
+
+Boxes are float32 (x1, y1, x2, y2) in pixels, continuous coordinates, origin at the image's top left corner;
+their conventions live in `boxes.py`. N images, L pyramid levels, A anchors a cell, C classes, K target slots, D detections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NO_LABEL = -1
+
+
+class Batch(NamedTuple):
+    """Images on one canvas with their targets. Every loader yields exactly this.
+
+    A slot with no image (a broken file, or the filling of a last batch) is *blank*: `image_sizes` is (0, 0) and
+    `image_ids` is -1. Training ignores all of its anchors, prediction drops its result.
+    """
+
+    images: Tensor
+    """uint8 `[N, 3, H, W]`, RGB, 0…255, channels-last in memory, zero outside the picture."""
+    image_sizes: Tensor
+    """int64 `[N, 2]`, (height, width) of the picture, which sits at the canvas's top left corner."""
+    boxes: Tensor
+    """float32 `[N, K, 4]` on the canvas; zero where there is none."""
+    labels: Tensor
+    """int64 `[N, K]`, class index 0…C-1; -1 where there is no box."""
+    crowd: Tensor
+    """bool `[N, K]`, true for a box around a group: never positive, its anchors are ignored."""
+    image_ids: Tensor
+    """int64 `[N]`, ids of the annotation file."""
+    transforms: Tensor
+    """float32 `[N, 4]`, (sx, sy, ox, oy): canvas = original * (sx, sy) + (ox, oy)."""
+
+
+class HeadOutputs(NamedTuple):
+    """What the network says, per pyramid level, finest first (an ensemble: all levels of each member in turn)."""
+
+    logits: tuple[Tensor, ...]
+    """L tensors `[N, A*C, H, W]`; channel a*C + c scores class c at anchor a."""
+    deltas: tuple[Tensor, ...]
+    """L tensors `[N, A*4, H, W]`; channels a*4 … a*4+3 are (dx, dy, dw, dh) of anchor a."""
+    strides: tuple[tuple[float, float], ...]
+    """L pairs (vertical, horizontal): pixels of the canvas between neighbouring cells."""
+
+
+class Detections(NamedTuple):
+    """The D best detections of each image, scores descending; unused rows have score 0, box 0 and label -1."""
+
+    scores: Tensor
+    """float32 `[N, D]`, 0…1."""
+    boxes: Tensor
+    """float32 `[N, D, 4]`: on the canvas as the operators return them, in original pixels as a predictor does."""
+    labels: Tensor
+    """int64 `[N, D]`, class index; `ClassMap` turns it into a category id and a name."""
+    count: Tensor
+    """int64 `[N]`, how many rows are used."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The one map between class index (0…C-1, the position), category id and name.
+
+    It is made from the annotations, stored in the checkpoint and in every artifact, and applied to every result.
+    Ids need not be contiguous.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.names) > 0
+        assert len(set(self.ids)) == len(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index_of_id(self) -> dict[int, int]:
+        """Category id → class index."""
+        return {category_id: index for index, category_id in enumerate(self.ids)}
