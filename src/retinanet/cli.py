@@ -1,0 +1,135 @@
+"""The command line: one function per command. Heavy imports stay inside them, so that --help is immediate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from retinanet import __version__
+from retinanet.config import DataConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
+from retinanet.errors import RetinaNetError
+
+_flat = Parameter(name="*")
+_run, _model, _data, _recipe, _output = (
+    Group(name, sort_key=order) for order, name in enumerate(("Input", "Model", "Data", "Training", "Output"))
+)
+
+app = App(
+    name="retinanet",
+    version=__version__,
+    help="RetinaNet object detection, fast and accurate: train and run a detector on COCO-style data.",
+    help_format="plaintext",
+    # One dash-separated name per option, no --no-…/--empty-… twins; `--backbone A B` takes all words that follow.
+    default_parameter=Parameter(negative="", consume_multiple=True),
+)
+
+
+@app.command
+def train(
+    model: Path,
+    *,
+    images: Annotated[Path, Parameter(group=_run)],
+    annotations: Annotated[Path, Parameter(group=_run)],
+    val_images: Annotated[Path | None, Parameter(group=_run)] = None,
+    val_annotations: Annotated[Path | None, Parameter(group=_run)] = None,
+    network: Annotated[ModelConfig, _flat, Parameter(group=_model)] = ModelConfig(),
+    data: Annotated[DataConfig, _flat, Parameter(group=_data)] = DataConfig(),
+    recipe: Annotated[TrainConfig, _flat, Parameter(group=_recipe)] = TrainConfig(),
+) -> None:
+    """Train MODEL on images with COCO annotations; run again, it resumes.
+
+    Writes MODEL (the last state, from which training resumes), MODEL with .best before its ending (the best validated
+    weights) and metrics.csv beside them.
+
+    Parameters
+    ----------
+    model
+        Checkpoint to write, for example model.pth.
+    images
+        Folder of the training images.
+    annotations
+        Their annotations, a COCO JSON file.
+    val_images
+        Folder of the validation images.
+    val_annotations
+        Their annotations; each validation prints COCO's metrics.
+    """
+    from retinanet.train.run import run_training
+
+    run_training(
+        model,
+        images=images,
+        annotations=annotations,
+        val_images=val_images,
+        val_annotations=val_annotations,
+        model_config=network,
+        data_config=data,
+        train_config=recipe,
+    )
+
+
+@app.command
+def infer(
+    model: Path,
+    *,
+    images: Annotated[Path, Parameter(group=_run)],
+    annotations: Annotated[Path | None, Parameter(group=_run)] = None,
+    output: Annotated[Path, Parameter(group=_output)] = Path("detections.json"),
+    draw: Annotated[Path | None, Parameter(group=_output)] = None,
+    postprocess: Annotated[PostprocessConfig, _flat, Parameter(group=_model)] = PostprocessConfig(),
+    predict: Annotated[PredictConfig, _flat, Parameter(group=_data)] = PredictConfig(),
+) -> None:
+    """Run MODEL on images and write COCO results; with annotations, print COCO's metrics.
+
+    Parameters
+    ----------
+    model
+        Checkpoint of `retinanet train`.
+    images
+        Folder of images (searched in depth), or one image.
+    annotations
+        COCO JSON file: names the images and their ids, and scores the detections.
+    output
+        COCO results to write; without annotations, a map of ids to file names is written beside it.
+    draw
+        Folder for pictures with the detections drawn in.
+    """
+    from retinanet.evaluate.infer import run_inference
+
+    run_inference(
+        model,
+        images=images,
+        annotations=annotations,
+        output=output,
+        draw=draw,
+        postprocess=postprocess,
+        config=predict,
+    )
+
+
+def main() -> None:
+    """Entry point: runs a command; a user's mistake ends in one sentence on stderr and its exit code."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(f"{error} See `retinanet {_command_given()}--help`.", 2)
+    except RetinaNetError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted; nothing was saved since the last checkpoint.", 6)
+
+
+def _command_given() -> str:
+    return f"{sys.argv[1]} " if len(sys.argv) > 1 and sys.argv[1] in ("train", "infer") else ""
+
+
+def _fail(sentence: str, exit_code: int) -> None:
+    print(f"retinanet: {sentence}", file=sys.stderr)
+    raise SystemExit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

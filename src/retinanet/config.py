@@ -1,0 +1,183 @@
+"""What a run is asked to do: frozen, validated dataclasses, from which the command line is made.
+
+The sentence under each field is its help text. `None` means "decided from the rest", as the sentence says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from retinanet.errors import UsageError
+
+Precision = Literal["bf16", "fp16", "fp32"]
+
+DEFAULT_RESIZE = 800
+LONG_SIDE_RATIO = 1333 / 800
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UsageError(sentence)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network of a new model."""
+
+    backbone: tuple[str, ...] = ("ResNet50FPN",)
+    """Backbone, by timm's name or an alias such as ResNet50FPN; several make an ensemble."""
+    width: int = 256
+    """Channels of the pyramid and the heads; smaller is faster."""
+    weights: str = "pretrained"
+    """Backbone weights: timm's 'pretrained' ones, a FILE, or 'none' (random)."""
+    fine_tune: Path | None = None
+    """Start from this model's weights; the classes may differ."""
+    anchor_scale: float = 4.0
+    """Side of a level's smallest anchor, in strides of that level."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.backbone) > 0, "--backbone needs at least one name, for example ResNet50FPN.")
+        _require(
+            self.width >= 8 and self.width % 8 == 0,
+            f"--width must be a multiple of 8, at least 8, but is {self.width}; the default is 256.",
+        )
+        _require(
+            self.anchor_scale > 0, f"--anchor-scale must be positive, but is {self.anchor_scale}; the default is 4."
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training images are sized and batched."""
+
+    resize: int = DEFAULT_RESIZE
+    """Shorter side of a resized image, in pixels."""
+    max_size: int | None = None
+    """Upper bound of the longer side (default: 5/3 of --resize)."""
+    jitter: tuple[int, int] | None = None
+    """Draw each training image's shorter side from MIN MAX, then crop or pad."""
+    flip: float = 0.5
+    """Probability that a training image is mirrored; 0 for text, signs and the like."""
+    batch: int = 16
+    """Images a step, over all devices."""
+    workers: int | None = None
+    """Processes that read images (default: one a core, at most 16)."""
+
+    def __post_init__(self) -> None:
+        _require(self.resize >= 32, f"--resize must be at least 32 pixels, but is {self.resize}.")
+        _require(
+            self.max_size is None or self.max_size >= self.resize,
+            f"--max-size must be at least --resize ({self.resize}), but is {self.max_size}.",
+        )
+        _require(
+            self.jitter is None or 32 <= self.jitter[0] <= self.jitter[1],
+            f"--jitter takes MIN MAX in pixels with 32 <= MIN <= MAX, but is {self.jitter}.",
+        )
+        _require(0 <= self.flip <= 1, f"--flip is a probability from 0 to 1, but is {self.flip}.")
+        _require(self.batch >= 1, f"--batch must be at least 1, but is {self.batch}.")
+        _require(self.workers is None or self.workers >= 0, f"--workers must be at least 0, but is {self.workers}.")
+
+    @property
+    def longest(self) -> int:
+        """Upper bound of the longer side in pixels."""
+        return self.max_size or round(self.resize * LONG_SIDE_RATIO)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network learns."""
+
+    epochs: int = 12
+    """Passes over the training images."""
+    iters: int | None = None
+    """Steps, in place of --epochs."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum 0.9, or AdamW."""
+    lr: float | None = None
+    """Peak learning rate (default: linear in --batch, from 0.01 at 16 for sgd, 0.0002 for adamw)."""
+    schedule: Literal["step", "cosine"] = "step"
+    """How the learning rate falls: by --gamma at --milestones, or along a half cosine to zero."""
+    warmup: int | None = None
+    """Steps of linear warm-up (default: 500, at most a tenth of the run)."""
+    milestones: tuple[float, ...] = (0.667, 0.917)
+    """Fractions of the run at which the step schedule lowers the rate."""
+    gamma: float = 0.1
+    """Factor of the step schedule."""
+    weight_decay: float | None = None
+    """Weight decay, on weights of convolutions alone (default: 0.0001 for sgd, 0.05 for adamw)."""
+    precision: Precision | None = None
+    """Arithmetic of the network (default: bf16 on GPUs, fp32 on CPUs)."""
+    val_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    seed: int = 0
+    """Seed of initial weights, order of images and augmentation."""
+    device: str | None = None
+    """cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
+    override: bool = False
+    """Start anew where MODEL exists, in place of resuming it."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"--epochs must be at least 1, but is {self.epochs}.")
+        _require(self.iters is None or self.iters >= 1, f"--iters must be at least 1, but is {self.iters}.")
+        _require(self.lr is None or self.lr > 0, f"--lr must be positive, but is {self.lr}.")
+        _require(self.warmup is None or self.warmup >= 0, f"--warmup must be at least 0, but is {self.warmup}.")
+        _require(
+            all(0 < m < 1 for m in self.milestones) and list(self.milestones) == sorted(self.milestones),
+            f"--milestones are ascending fractions of the run between 0 and 1, but are {self.milestones}; "
+            "the default is 0.667 0.917.",
+        )
+        _require(0 < self.gamma <= 1, f"--gamma must be above 0 and at most 1, but is {self.gamma}.")
+        _require(self.val_every >= 1, f"--val-every must be at least 1, but is {self.val_every}.")
+        _require(
+            self.weight_decay is None or self.weight_decay >= 0,
+            f"--weight-decay must be at least 0, but is {self.weight_decay}.",
+        )
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """How the heads' outputs become detections."""
+
+    threshold: float = 0.05
+    """Lowest score of a detection."""
+    nms: float = 0.5
+    """A box is dropped when its IoU with a better one of its class is above this."""
+    top_n: int = 1000
+    """Candidates kept at each pyramid level before suppression."""
+    detections: int = 100
+    """Detections kept in an image."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.threshold < 1, f"--threshold must be between 0 and 1, but is {self.threshold}.")
+        _require(0 < self.nms <= 1, f"--nms must be above 0 and at most 1, but is {self.nms}.")
+        _require(self.top_n >= 1, f"--top-n must be at least 1, but is {self.top_n}.")
+        _require(self.detections >= 1, f"--detections must be at least 1, but is {self.detections}.")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How images are read and run through a model."""
+
+    resize: int | None = None
+    """Shorter side of a resized image (default: as the model was trained)."""
+    max_size: int | None = None
+    """Upper bound of the longer side (default: as the model was trained)."""
+    batch: int = 8
+    """Images in one run of the network."""
+    workers: int | None = None
+    """Processes that read images (default: one a core, at most 16)."""
+    precision: Precision | None = None
+    """Arithmetic of the network (default: fp16 on GPUs, fp32 on CPUs)."""
+    device: str | None = None
+    """cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
+
+    def __post_init__(self) -> None:
+        _require(self.resize is None or self.resize >= 32, f"--resize must be at least 32 pixels, but is {self.resize}.")
+        _require(
+            self.max_size is None or self.max_size >= (self.resize or 32),
+            f"--max-size must be at least --resize ({self.resize or 32}), but is {self.max_size}.",
+        )
+        _require(self.batch >= 1, f"--batch must be at least 1, but is {self.batch}.")
+        _require(self.workers is None or self.workers >= 0, f"--workers must be at least 0, but is {self.workers}.")

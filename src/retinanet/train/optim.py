@@ -1,0 +1,51 @@
+"""The optimiser, and the learning rate as a pure function of the step, so that a resumed run has no schedule to restore."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from retinanet.config import TrainConfig
+
+MOMENTUM = 0.9
+WARMUP_START = 0.001
+"""The first step's share of the peak rate (Goyal et al. 2017, section 2.2, start near zero)."""
+MAX_WARMUP = 500
+_LR_AT_16 = {"sgd": 0.01, "adamw": 2e-4}
+_WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
+
+
+def peak_rate(config: TrainConfig, batch: int) -> float:
+    """`--lr`, or the default for this global batch: linear in it (Goyal et al. 2017)."""
+    return config.lr if config.lr is not None else _LR_AT_16[config.optimizer] * batch / 16
+
+
+def learning_rate(config: TrainConfig, peak: float, step: int, total_steps: int) -> float:
+    """Rate of `step` (0 … total_steps - 1): linear warm-up, then the step or cosine schedule."""
+    warmup = config.warmup if config.warmup is not None else min(MAX_WARMUP, total_steps // 10)
+    ramp = min(1.0, WARMUP_START + (1 - WARMUP_START) * step / warmup) if warmup else 1.0
+    if config.schedule == "cosine":
+        return peak * ramp * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    passed = sum(step >= milestone * total_steps for milestone in config.milestones)
+    return peak * ramp * config.gamma**passed
+
+
+def build_optimizer(config: TrainConfig, network: nn.Module, peak: float) -> Optimizer:
+    """SGD or AdamW over the parameters that learn; biases and norms (one axis) are not decayed."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    decay = config.weight_decay if config.weight_decay is not None else _WEIGHT_DECAY[config.optimizer]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = parameters[0].is_cuda
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=peak, fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=peak, momentum=MOMENTUM, fused=fused)
+    for parameter in parameters:
+        # The fused kernel leaves a buffer that it made in a skipped step uninitialised; zeros give the same first step.
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -1,0 +1,64 @@
+"""One training step on one screen: forward, match, losses, backward, clip, update."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from retinanet.config import Precision
+from retinanet.model.criterion import Criterion
+from retinanet.types import Batch
+
+CLIP_NORM = 35.0
+"""Largest gradient norm: far above a healthy step's, it only tames the rare explosion."""
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class StepLosses(NamedTuple):
+    """Float32 scalars on the device; nothing waits for them until they are logged."""
+
+    classification: Tensor
+    box: Tensor
+    bad: Tensor
+    """1 where the losses or their gradients were not finite, so that the weights stayed as they were."""
+
+
+class TrainStep:
+    """Moves the weights by one batch.
+
+    A step whose gradients are not finite leaves weights and optimiser untouched: the scaler sees to that, on the
+    device. Only fp16 needs its loss scaling too; for the other precisions the scale is held at 1.
+    """
+
+    def __init__(
+        self, network: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, precision: Precision
+    ) -> None:
+        self.network = network
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.precision = precision
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = self.parameters[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**14 if precision == "fp16" else 1.0)
+
+    def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
+        """Learn from `batch`, which is on the network's device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        with torch.autocast(self.device.type, _AUTOCAST[self.precision], enabled=self.precision != "fp32"):
+            outputs = self.network(batch.images, batch.image_sizes)
+        sums = self.criterion(outputs, batch)
+        positives = sums.positives.clamp(min=1)
+        classification, box = sums.classification / positives, sums.box / positives
+        loss = classification + box
+
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update(None if self.precision == "fp16" else 1.0)
+        bad = ~torch.isfinite(loss) if self.precision == "fp16" else ~torch.isfinite(loss + norm)
+        return StepLosses(classification.detach(), box.detach(), bad.float())
