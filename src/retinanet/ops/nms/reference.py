@@ -1,0 +1,31 @@
+"""What class-wise greedy NMS means, in plain PyTorch: fixed shapes only, so that export and compilation pass."""
+
+import torch
+from torch import Tensor
+
+from retinanet.boxes import iou
+from retinanet.types import NO_LABEL
+
+
+def nms(
+    scores: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float, detections: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores `[N, D]`, boxes `[N, D, 4]`, labels `[N, D]` and count `[N]` of what survives.
+
+    A fixed number of steps: each takes the best candidate that lives and kills what it overlaps. As D are kept,
+    D rows of the matrix of overlaps are all that is ever needed.
+    """
+    usable = (scores > 0) & torch.isfinite(scores) & torch.isfinite(boxes).all(-1)
+    alive = scores.where(usable, 0)  # [N, K], 0 once dead
+    kept_scores, kept = [], []
+    for _ in range(detections):
+        score, best = alive.max(dim=1, keepdim=True)  # the first of equals
+        box = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        dies = (labels == labels.gather(1, best)) & (iou(box, boxes) > iou_threshold)
+        alive = alive.where(~dies, 0).scatter(1, best, 0)
+        kept_scores.append(score)
+        kept.append(best)
+    score, best = torch.cat(kept_scores, 1), torch.cat(kept, 1)
+    found = score > 0
+    kept_boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4)).where(found[..., None], 0)
+    return score, kept_boxes, labels.gather(1, best).where(found, NO_LABEL), found.sum(1)
