@@ -33,6 +33,16 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.where(union > 0, 1), 0)
 
 
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of broadcastable boxes `[..., 4]`, -1…1, as `[...]` (Rezatofighi et al. 2019, algorithm 1)."""
+    shared = intersection(a, b)
+    union = area(a) + area(b) - shared
+    hull_size = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    hull = hull_size[..., 0] * hull_size[..., 1]
+    empty = (hull - union) / hull.where(hull > 0, 1)
+    return shared / union.where(union > 0, 1) - empty
+
+
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Deltas `[..., 4]` (dx, dy, dw, dh) that move `anchors` onto `boxes` (Girshick et al. 2014, appendix C).
 
@@ -61,8 +71,10 @@ def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def shift_anchors(cell_anchors: Tensor, y: Tensor, x: Tensor, stride: tuple[float, float], centre_offset: float) -> Tensor:
-    """Anchors of grid cells: `cell_anchors` `[..., 4]` (around the origin) moved to row `y` and column `x`, each `[...]`.
+def shift_anchors(
+    cell_anchors: Tensor, y: Tensor, x: Tensor, stride: tuple[float, float], centre_offset: float
+) -> Tensor:
+    """Anchors of cells: `cell_anchors` `[..., 4]`, around the origin, moved to row `y` and column `x`, each `[...]`.
 
     A cell's centre is at ((x + centre_offset) * horizontal stride, (y + centre_offset) * vertical stride).
     """

@@ -28,12 +28,9 @@ class RetinaNet(nn.Module):
     def __init__(self, record: ModelRecord) -> None:
         super().__init__()
         self.record = record
-        self.backbones = nn.ModuleList(Backbone(backbone) for backbone in record.backbones)
-        self.pyramids = nn.ModuleList(
-            FPN(backbone.channels, record.width, record.p6_source)
-            for backbone in self.backbones
-            if isinstance(backbone, Backbone)
-        )
+        backbones = [Backbone(backbone) for backbone in record.backbones]
+        self.backbones = nn.ModuleList(backbones)
+        self.pyramids = nn.ModuleList(FPN(backbone.channels, record.width, record.p6_source) for backbone in backbones)
         anchors = len(record.cell_anchors[0])
         self.class_head = Head(record.width, anchors * len(record.classes), record.head_norm, PRIOR)
         self.box_head = Head(record.width, anchors * 4, record.head_norm)
