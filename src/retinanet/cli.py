@@ -30,6 +30,7 @@ app = App(
 @app.command
 def train(
     model: Path,
+    /,
     *,
     images: Annotated[Path, Parameter(group=_run)],
     annotations: Annotated[Path, Parameter(group=_run)],
@@ -74,6 +75,7 @@ def train(
 @app.command
 def infer(
     model: Path,
+    /,
     *,
     images: Annotated[Path, Parameter(group=_run)],
     annotations: Annotated[Path | None, Parameter(group=_run)] = None,
@@ -97,17 +99,19 @@ def infer(
     draw
         Folder for pictures with the detections drawn in.
     """
-    from retinanet.evaluate.infer import run_inference
+    from retinanet.data.coco import read_annotations
+    from retinanet.data.folder import images_only
+    from retinanet.device import choose_workers
+    from retinanet.evaluate.coco import evaluate
+    from retinanet.predict.dataset import run_inference
+    from retinanet.predict.predictor import load
 
-    run_inference(
-        model,
-        images=images,
-        annotations=annotations,
-        output=output,
-        draw=draw,
-        postprocess=postprocess,
-        config=predict,
-    )
+    predictor = load(model, config=predict, postprocess=postprocess)
+    data = read_annotations(annotations, images) if annotations else images_only(images)
+    workers = choose_workers(predict.workers)
+    results = run_inference(predictor, data, output=output, draw=draw, workers=workers, keep=annotations is not None)
+    if results is not None:
+        print(evaluate(data, results).table())
 
 
 def main() -> None:

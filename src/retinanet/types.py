@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 NO_LABEL = -1
@@ -36,6 +37,10 @@ class Batch(NamedTuple):
     """int64 `[N]`, ids of the annotation file."""
     transforms: Tensor
     """float32 `[N, 4]`, (sx, sy, ox, oy): canvas = original * (sx, sy) + (ox, oy)."""
+
+    def to(self, device: torch.device) -> Batch:
+        """This batch on `device`; the copy does not wait when the batch lies in pinned memory."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class HeadOutputs(NamedTuple):

@@ -10,7 +10,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet.data.coco import CocoData
+from retinanet.data.annotations import CocoData
 from retinanet.errors import DataError
 from retinanet.predict.results import Results
 from retinanet.types import ClassMap

@@ -1,11 +1,9 @@
-"""What a run says: one live line on a terminal, plain lines elsewhere (stderr), and metrics.csv for programs."""
+"""What a run says while it trains: one live line on a terminal, plain lines elsewhere (stderr)."""
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 
 import torch
@@ -13,28 +11,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from retinanet.errors import RetinaNetError
-from retinanet.files import atomic_write
+from retinanet.train.metrics_file import METRICS, MetricsFile
 from retinanet.train.step import StepLosses
 
 EVERY = 20
 """Steps between two readings of the losses: reading makes the host wait for the GPU."""
 MAX_BAD_STEPS = 10
-COLUMNS = (
-    *("model", "step", "epoch", "class_loss", "box_loss", "learning_rate", "images_per_second", "skipped_steps"),
-    *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
 
 
 class TrainLog:
     """Collects losses on the device, reads them every `EVERY` steps, shows and keeps them.
 
-    Raises RetinaNetError after `MAX_BAD_STEPS` bad steps in a row. `metrics.csv` is shared by the models of a folder:
-    a run replaces only the rows of its own model from `start_step` on.
+    Raises RetinaNetError after `MAX_BAD_STEPS` bad steps in a row.
     """
 
-    def __init__(self, model: Path, *, start_step: int, total_steps: int, device: torch.device) -> None:
-        self.path = model.parent / "metrics.csv"
-        self.model = model.name
+    def __init__(self, file: MetricsFile, *, start_step: int, total_steps: int, device: torch.device) -> None:
+        self.file = file
         self.total_steps = total_steps
         self.console = Console(stderr=True, soft_wrap=True)
         self.progress = Progress(
@@ -54,13 +46,14 @@ class TrainLog:
         self.skipped = 0
         self.steps = self.images = 0
         self.since = time.monotonic()
-        self._drop_rows(start_step)
 
     def __enter__(self) -> TrainLog:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
     def say(self, sentence: str) -> None:
@@ -82,7 +75,7 @@ class TrainLog:
 
     def validation(self, done: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Keep the 12 numbers of a validation after step `done`."""
-        self._write({"step": done, "epoch": epoch, **{name: f"{metrics[name]:.6f}" for name in COLUMNS[8:]}})
+        self.file.append({"step": done, "epoch": epoch, **{name: f"{metrics[name]:.6f}" for name in METRICS}})
         self.since = time.monotonic()  # the pause does not count against the next rate
 
     def _report(self, done: int, epoch: int, learning_rate: float) -> None:
@@ -91,7 +84,7 @@ class TrainLog:
         rate = self.images / max(now - self.since, 1e-9)
         self.skipped += self.steps - round(good)
         class_loss, box_loss = class_sum / max(good, 1), box_sum / max(good, 1)
-        self._write(
+        self.file.append(
             {
                 **{"step": done, "epoch": epoch, "class_loss": f"{class_loss:.6f}", "box_loss": f"{box_loss:.6f}"},
                 **{"learning_rate": f"{learning_rate:.3g}", "images_per_second": f"{rate:.1f}"},
@@ -104,7 +97,9 @@ class TrainLog:
         self.progress.update(self.task, state=state)
         if not self.console.is_terminal:
             left = (self.total_steps - done) * (now - self.since) / self.steps
-            self.say(f"step {done}/{self.total_steps} epoch {epoch} {state} {time.strftime('%H:%M:%S', time.gmtime(left))} left")
+            self.say(
+                f"step {done}/{self.total_steps} epoch {epoch} {state} {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+            )
         if longest >= MAX_BAD_STEPS:
             raise RetinaNetError(
                 f"Losses must be finite, but were not in {MAX_BAD_STEPS} steps in a row before step {done}: "
@@ -113,18 +108,3 @@ class TrainLog:
         self.sums.zero_()
         self.steps = self.images = 0
         self.since = now
-
-    def _write(self, row: Mapping[str, object]) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({"model": self.model, **row})
-
-    def _drop_rows(self, start_step: int) -> None:
-        """Keep the header, other models' rows, and this model's up to the step it resumes from."""
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [r for r in csv.DictReader(file) if r["model"] != self.model or int(r["step"]) <= start_step]
-        with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)

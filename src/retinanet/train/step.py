@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.config import Precision
+from retinanet.device import autocast
 from retinanet.model.criterion import Criterion
 from retinanet.types import Batch
 
 CLIP_NORM = 35.0
 """Largest gradient norm: far above a healthy step's, it only tames the rare explosion."""
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class StepLosses(NamedTuple):
@@ -44,10 +44,11 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**14 if precision == "fp16" else 1.0)
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
-        """Learn from `batch`, which is on the network's device."""
+        """Learn from `batch`."""
+        batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        with torch.autocast(self.device.type, _AUTOCAST[self.precision], enabled=self.precision != "fp32"):
+        with autocast(self.device, self.precision):
             outputs = self.network(batch.images, batch.image_sizes)
         sums = self.criterion(outputs, batch)
         positives = sums.positives.clamp(min=1)

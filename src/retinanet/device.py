@@ -1,0 +1,54 @@
+"""Which device a run uses, and in which arithmetic."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from retinanet.config import Precision
+from retinanet.errors import UsageError
+
+AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MAX_WORKERS = 16
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or the first GPU, or the CPU.
+
+    Raises:
+        UsageError: the name means nothing, or no such device is here.
+    """
+    if name is None:
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device takes cpu, cuda or cuda:N, but is {name!r}.") from error
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    if device.type != "cuda" or (device.index or 0) >= count:
+        raise UsageError(
+            f"--device {name} is not here: this machine has {count} CUDA device(s); use cpu or leave it out."
+        )
+    return torch.device("cuda", device.index or 0)
+
+
+def choose_workers(workers: int | None) -> int:
+    """Processes that read images: as asked, or one for each core that this process may use, at most `MAX_WORKERS`."""
+    if workers is not None:
+        return workers
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+def choose_precision(precision: Precision | None, device: torch.device, *, on_gpu: Precision) -> Precision:
+    """The precision asked for, or `on_gpu` on a GPU and fp32 on a CPU."""
+    if precision is not None:
+        return precision
+    return on_gpu if device.type == "cuda" else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which the network runs in `precision`."""
+    return torch.autocast(device.type, AUTOCAST_DTYPE[precision], enabled=precision != "fp32")

@@ -1,0 +1,99 @@
+"""The front door from Python: paths, arrays or tensors in, detections in original pixels out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retinanet.config import PostprocessConfig, PredictConfig
+from retinanet.data.batching import Sample, assemble
+from retinanet.data.images import read_image, to_image
+from retinanet.errors import DataError
+from retinanet.predict.runtimes.base import Runtime
+from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.preprocess import fit_to_canvas, group_by_canvas, restore_boxes
+from retinanet.types import Batch, ClassMap, Detections
+
+Picture = str | os.PathLike[str] | np.ndarray | Tensor
+"""A path; an array uint8 `[H, W, 3]`, RGB; or a tensor `[3, H, W]`, RGB, uint8 or floating point in 0…1."""
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    config: PredictConfig = PredictConfig(),
+    postprocess: PostprocessConfig = PostprocessConfig(),
+) -> Predictor:
+    """Load a model for prediction.
+
+    Raises:
+        ModelError: the file is missing, damaged, or no model of ours.
+        UsageError: the device asked for is not here.
+    """
+    runtime = TorchRuntime.from_file(
+        Path(path), postprocess=postprocess, device=config.device, precision=config.precision
+    )
+    return Predictor(runtime, config)
+
+
+class Predictor:
+    """A loaded model with the preparation of its images and the way back to their pixels."""
+
+    def __init__(self, runtime: Runtime, config: PredictConfig = PredictConfig()) -> None:
+        self.runtime = runtime
+        self.resize = config.resize or runtime.resize
+        # A model's bound follows its shorter side, unless it is given.
+        self.max_size = config.max_size or round(runtime.max_size * self.resize / runtime.resize)
+        self.batch = config.batch
+
+    @property
+    def classes(self) -> ClassMap:
+        """What the labels of the detections mean."""
+        return self.runtime.classes
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> Detections:
+        """Detections of each picture, in the order given, boxes in original pixels, on the CPU.
+
+        Raises:
+            DataError: a picture cannot be read, or an array or tensor has the wrong layout, type or range.
+        """
+        if isinstance(pictures, str | os.PathLike | np.ndarray) or (
+            isinstance(pictures, Tensor) and pictures.ndim == 3
+        ):
+            pictures = [pictures]
+        images = [_as_image(picture) for picture in pictures]
+        if not images:
+            raise DataError("Expected at least one picture, but the list is empty; leave the call out.")
+        sizes = np.array([image.shape[1:] for image in images])
+        canvas_of_image, canvases = group_by_canvas(sizes, self.resize, self.max_size)
+        rows: dict[int, tuple[Tensor, ...]] = {}
+        for index, canvas in enumerate(canvases):
+            members = np.flatnonzero(canvas_of_image == index).tolist()
+            for start in range(0, len(members), self.batch):
+                chunk = members[start : start + self.batch]
+                detections = self.run(self._on_canvas([images[i] for i in chunk], canvas))
+                rows |= zip(chunk, zip(*(column.cpu() for column in detections), strict=True), strict=True)
+        return Detections(*(torch.stack(column) for column in zip(*(rows[i] for i in range(len(images))), strict=True)))
+
+    def run(self, batch: Batch) -> Detections:
+        """Detections of a batch, boxes in original pixels, on the runtime's device."""
+        batch = batch.to(self.runtime.device)
+        detections = self.runtime(batch.images, batch.image_sizes)
+        return detections._replace(boxes=restore_boxes(detections.boxes, batch.transforms))
+
+    def _on_canvas(self, images: list[Tensor], canvas: tuple[int, int]) -> Batch:
+        none = np.empty(0, np.int64)
+        samples = [
+            Sample(fit_to_canvas(image, self.resize, self.max_size, canvas), 0, np.empty((0, 4)), none, none)
+            for image in images
+        ]
+        return assemble(canvas, samples)
+
+
+def _as_image(picture: Picture) -> Tensor:
+    return read_image(picture) if isinstance(picture, str | os.PathLike) else to_image(picture)

@@ -1,0 +1,58 @@
+"""Runs a checkpoint with PyTorch, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from retinanet.config import PostprocessConfig, Precision
+from retinanet.device import autocast, choose_device, choose_precision
+from retinanet.model.checkpoint import build_network, load_checkpoint
+from retinanet.model.network import RetinaNet
+from retinanet.predict.detector import Detector
+from retinanet.types import Detections
+
+
+class TorchRuntime:
+    """See `Runtime`."""
+
+    def __init__(
+        self,
+        network: RetinaNet,
+        *,
+        postprocess: PostprocessConfig,
+        device: torch.device,
+        precision: Precision | None = None,
+    ) -> None:
+        self.classes = network.record.classes
+        self.resize = network.record.resize
+        self.max_size = network.record.max_size
+        self.device = device
+        self.precision = choose_precision(precision, device, on_gpu="fp16")
+        self.detector = Detector(network, postprocess).to(device, memory_format=torch.channels_last).eval()
+
+    @classmethod
+    def from_file(
+        cls,
+        path: Path,
+        *,
+        postprocess: PostprocessConfig,
+        device: str | None = None,
+        precision: Precision | None = None,
+    ) -> TorchRuntime:
+        """Load a checkpoint of `retinanet train`.
+
+        Raises:
+            ModelError: the file is missing, damaged or not ours.
+            UsageError: there is no such device.
+        """
+        network = build_network(load_checkpoint(path))
+        return cls(network, postprocess=postprocess, device=choose_device(device), precision=precision)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """Detections on the canvas."""
+        with autocast(self.device, self.precision):
+            return self.detector(images, image_sizes)  # type: ignore[no-any-return]

@@ -1,0 +1,108 @@
+"""`retinanet train`: from options to a trained model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from retinanet.config import DataConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
+from retinanet.data.annotations import CocoData
+from retinanet.data.augment import Augment
+from retinanet.data.coco import read_annotations
+from retinanet.data.sampler import TrainPlan
+from retinanet.data.torch_loader import TorchLoader
+from retinanet.device import choose_device, choose_precision, choose_workers
+from retinanet.errors import UsageError
+from retinanet.evaluate.coco import Metrics, evaluate
+from retinanet.files import require_writable
+from retinanet.model.criterion import Criterion
+from retinanet.model.network import RetinaNet
+from retinanet.predict.dataset import predict_dataset
+from retinanet.predict.predictor import Predictor
+from retinanet.predict.results import concatenate
+from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.preprocess import group_by_canvas
+from retinanet.train.log import TrainLog
+from retinanet.train.loop import Course, train_loop
+from retinanet.train.metrics_file import MetricsFile
+from retinanet.train.optim import build_optimizer, learning_rate, peak_rate
+from retinanet.train.session import open_session
+from retinanet.train.step import TrainStep
+
+
+def run_training(
+    path: Path,
+    *,
+    images: Path,
+    annotations: Path,
+    val_images: Path | None,
+    val_annotations: Path | None,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+) -> None:
+    """Train `path` as `retinanet train` does; see its help.
+
+    Raises:
+        RetinaNetError: what the user can act on; before the first step wherever it can be known by then.
+    """
+    if (val_images is None) != (val_annotations is None):
+        raise UsageError("--val-images and --val-annotations go together, but one is missing; give both or none.")
+    require_writable(path)
+    device = choose_device(train_config.device)
+    data = read_annotations(annotations, images)
+    data.check_trainable()
+    assert data.classes is not None
+    held_out = read_annotations(val_annotations, val_images) if val_annotations else None
+
+    session = open_session(path, data.classes, model_config, data_config, train_config)
+    network = session.network.to(device, memory_format=torch.channels_last).train()
+    plan = training_plan(data, data_config, train_config.seed)
+    total_steps = train_config.iters or train_config.epochs * plan.steps_per_epoch
+    peak = peak_rate(train_config, data_config.batch)
+    optimizer = build_optimizer(train_config, network, peak)
+    precision = choose_precision(train_config.precision, device, on_gpu="bf16")
+    step = TrainStep(network, Criterion(network), optimizer, precision)
+    session.restore(step)
+
+    loader = TorchLoader(
+        data,
+        plan,
+        data_config.resize,
+        data_config.longest,
+        Augment(data_config.flip, data_config.jitter),
+        workers=choose_workers(data_config.workers),
+        seed=train_config.seed,
+        start_step=session.step,
+        total_steps=total_steps,
+    )
+    course = Course(
+        total_steps=total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        rate=partial(learning_rate, train_config, peak, total_steps=total_steps),
+        validate=partial(validate, network, held_out, data_config, train_config) if held_out else None,
+        validate_every=train_config.val_every,
+    )
+    log = TrainLog(
+        MetricsFile(path, start_step=session.step), start_step=session.step, total_steps=total_steps, device=device
+    )
+    train_loop(session, step, loader, course, log)
+
+
+def training_plan(data: CocoData, config: DataConfig, seed: int) -> TrainPlan:
+    """Canvases chosen from the data's sizes, and who is in which batch."""
+    canvas_of_image, canvases = group_by_canvas(data.sizes, config.resize, config.longest)
+    return TrainPlan(canvas_of_image, canvases, config.batch, seed)
+
+
+def validate(network: RetinaNet, data: CocoData, data_config: DataConfig, train_config: TrainConfig) -> Metrics:
+    """COCO's metrics of the network as it stands; it goes on in training mode."""
+    device = network.cell_anchors.device
+    runtime = TorchRuntime(network, postprocess=PostprocessConfig(), device=device, precision=train_config.precision)
+    predictor = Predictor(runtime, PredictConfig(batch=data_config.batch))
+    workers = choose_workers(data_config.workers)
+    results = concatenate(list(predict_dataset(predictor, data, workers=workers, title="Validating")))
+    network.train()
+    return evaluate(data, results)

@@ -1,0 +1,76 @@
+"""The command line: its options are pinned, its mistakes end in one sentence, and help does not wait for PyTorch."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from retinanet import cli
+
+TRAIN_OPTIONS = {
+    *("images", "annotations", "val-images", "val-annotations"),
+    *("backbone", "width", "weights", "fine-tune", "anchor-scale"),
+    *("resize", "max-size", "jitter", "flip", "batch", "workers"),
+    *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay"),
+    *("precision", "val-every", "seed", "device", "override"),
+}
+INFER_OPTIONS = {
+    *("images", "annotations", "output", "draw"),
+    *("threshold", "nms", "top-n", "detections"),
+    *("resize", "max-size", "batch", "workers", "precision", "device"),
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), [("train", TRAIN_OPTIONS), ("infer", INFER_OPTIONS)])
+def test_the_set_of_options_is_pinned(command: str, expected: set[str]) -> None:
+    """An option is a promise: add it here on purpose, with its documentation."""
+    arguments = cli.app[command].assemble_argument_collection(default_parameter=cli.app.default_parameter)
+    options = {name.removeprefix("--") for argument in arguments for name in argument.names if name.startswith("--")}
+    assert options == expected
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "retinanet.cli", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["train", "model.pth"], "--images"),
+        (["train", "model.pth", "--images", "a", "--annotations", "b", "--epochs", "many"], "--epochs"),
+        (["train", "model.pth", "--imgs", "a"], "--imgs"),
+        (["trian"], "trian"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--width", "3"], "--width"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--jitter", "64", "32"], "--jitter"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--milestones", "0.9", "0.5"], "--milestones"),
+        (["infer", "m.pth", "--images", "a", "--threshold", "0"], "--threshold"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--optimizer", "adam"], "--optimizer"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_exit_code_2(words: list[str], names: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert names in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_help_imports_no_heavy_package() -> None:
+    script = (
+        "import sys\n"
+        "from retinanet.cli import app\n"
+        "app(['train', '--help'], result_action='return_value')\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'hotcoco', 'triton'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--annotations" in done.stdout
+
+
+def test_every_option_says_what_it_does() -> None:
+    for command in ("train", "infer"):
+        text = run(command, "--help").stdout
+        for option in re.findall(r"^│[ *]*--([a-z-]+) [A-Z. ]*(.*)│$", text, flags=re.MULTILINE):
+            assert option[1].strip(), f"--{option[0]} has no help"
