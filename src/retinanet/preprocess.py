@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CANVAS_MULTIPLE = 32
-"""Sides of chosen canvases are multiples of this, so that a level's grid divides into the next one's as far as P5."""
+"""The stride of C5: on canvases of such sides a backbone's grids divide evenly."""
 
 
 class Placed(NamedTuple):
@@ -63,10 +63,10 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def choose_canvases(sizes: np.ndarray, limit: int = 3) -> list[tuple[int, int]]:
-    """At most `limit` canvases (H, W), sides multiples of 32, for pictures of resized sizes `[I, 2]` (h, w).
+    """At most `limit` canvases (H, W), sides multiples of 32, of which one holds each of the resized sizes `[I, 2]`.
 
-    Every picture fits one of them. Starting with one canvas for each distinct size, the pair whose merger adds least
-    padded area over all pictures is merged until `limit` remain.
+    Starting with a canvas for each distinct size, the pair whose merger adds least padded area over all pictures is
+    merged until `limit` remain.
     """
     rounded = -(-sizes // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     canvases, counts = np.unique(rounded, axis=0, return_counts=True)  # [M, 2], [M]
@@ -102,10 +102,12 @@ def group_by_canvas(sizes: np.ndarray, resize: int, max_size: int) -> tuple[np.n
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 `[3, h, w]` to uint8 `[3, *size]`, bilinear, antialiased when shrinking."""
+    """uint8 `[3, h, w]` to uint8 `[3, *size]`, bilinear, antialiased when shrinking, channels-last in memory."""
     if tuple(image.shape[1:]) == size:
         return image
-    return functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    # PyTorch takes its fast path for interleaved pixels only if the batch's stride is that of a whole picture too.
+    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
+    return functional.interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
 
 
 def place_on_canvas(image: Tensor, canvas: tuple[int, int]) -> Tensor:

@@ -143,11 +143,11 @@ def box_status(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """`GOOD`, `CLIPPED`, … as uint8 `[M]`, for COCO boxes `[M, 4]` in pictures of `sizes` `[M, 2]` (h, w)."""
     status = np.full(len(boxes), GOOD, np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is overruled below
-        corners = clipped_corners(boxes, sizes)
-        overhang = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes[:, ::-1]).max(1, initial=0)
-        status[overhang > _OVERHANG] = CLIPPED
+        near, far, limit = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1]
+        status[(np.maximum(-near, far - limit) > _OVERHANG).any(1)] = CLIPPED
         # Judged in float32, so that a box that collapses in the training's precision is not trained on.
-        status[(corners[:, 2:] <= corners[:, :2]).any(1)] = OUTSIDE
-        status[(boxes[:, 2:].astype(np.float32) <= 0).any(1)] = DEGENERATE
+        corners = clipped_corners(boxes, sizes)
+        status[(corners[:, 2:] <= corners[:, :2]).any(1)] = DEGENERATE
+        status[(boxes[:, 2:] > 0).all(1) & ((far <= 0) | (near >= limit)).any(1)] = OUTSIDE
     status[~np.isfinite(boxes).all(1)] = NOT_FINITE
     return status

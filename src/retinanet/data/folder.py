@@ -18,6 +18,8 @@ def images_only(path: Path) -> CocoData:
 
     Images whose header can't be read are dropped and become problems. Raises `DataError` if no image is left.
     """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give an image, or a folder of images.")
     folder, names = (path, walk_images(path)) if path.is_dir() else (path.parent, [path.name])
     sizes, kept, dropped = [], [], []
     for image_id, name in enumerate(names, start=1):
@@ -27,7 +29,7 @@ def images_only(path: Path) -> CocoData:
         except DataError as error:
             dropped.append(Problem("unreadable image", image_id, str(error)))
     if not kept:
-        raise DataError(dropped[0].detail if len(dropped) == 1 else f"None of {path}'s images: {dropped[0].detail}")
+        raise DataError(f"No image of {path} can be used; the first of {len(dropped)}: {dropped[0].detail}")
     return CocoData(
         source=path,
         images_dir=folder,
@@ -52,8 +54,8 @@ def walk_images(folder: Path) -> list[str]:
         raise DataError(f"The image folder {folder} does not exist; give the folder that holds the images.")
     names = [
         os.path.relpath(os.path.join(parent, name), folder)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
+        for parent, _, files in os.walk(folder, followlinks=True)
+        for name in files
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
     ]
     if not names:

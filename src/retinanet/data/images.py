@@ -7,12 +7,13 @@ error: no partly decoded picture is ever returned.
 
 from __future__ import annotations
 
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from retinanet.errors import DataError
@@ -32,7 +33,7 @@ _UPRIGHT = {
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def read_image(path: Path | str) -> Tensor:
+def read_image(path: str | PathLike[str]) -> Tensor:
     """The picture as uint8 RGB `[3, H, W]`, 0…255, channels-last in memory.
 
     Raises `DataError` naming the file if it is missing, truncated, not an image, or too large.
@@ -48,11 +49,12 @@ def read_image(path: Path | str) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def image_size(path: Path | str) -> tuple[int, int]:
+def image_size(path: str | PathLike[str]) -> tuple[int, int]:
     """(height, width) of the displayed picture, from the file's header alone. Raises `DataError` as `read_image`."""
     try:
         with Image.open(path) as file:
-            width, height = file.size
+            # Of a TIFF `size` is turned already in some versions of Pillow, so its tags are asked.
+            width, height = (file.tag_v2[256], file.tag_v2[257]) if isinstance(file, TiffImageFile) else file.size
             return (width, height) if _orientation(file) in _QUARTER_TURNS else (height, width)
     except Exception as error:  # as above
         raise _unreadable(path, error) from error
@@ -87,6 +89,8 @@ def _check_layout(kind: str, layout: str, shape: tuple[int, ...], right: bool) -
 
 
 def _orientation(file: Image.Image) -> int:
+    if file.format == "PNG" and "exif" not in file.info:
+        return 1  # getexif would decode the whole picture to look for it
     try:
         orientation = file.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block does not make the pixels unusable; viewers ignore it too
@@ -107,7 +111,7 @@ def _to_rgb(file: Image.Image) -> Image.Image:
     return file.convert("RGB")
 
 
-def _unreadable(path: Path | str, error: Any) -> DataError:
+def _unreadable(path: str | PathLike[str], error: Any) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"Image {path} does not exist; check the image folder.")
     if isinstance(error, Image.DecompressionBombError):

@@ -66,6 +66,7 @@ class TorchLoader:
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_ignore_interrupt,
+            generator=torch.Generator(),  # its own, so that iterating leaves the run's random state alone
         )
 
     def __len__(self) -> int:
