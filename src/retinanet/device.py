@@ -35,6 +35,13 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
+def tune(device: torch.device) -> None:
+    """Let cuDNN pick its fastest convolutions (shapes are few and static), and fp32 products use tensor cores."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
 def choose_workers(workers: int | None) -> int:
     """Processes that read images: as asked, or one for each core that this process may use, at most `MAX_WORKERS`."""
     if workers is not None:

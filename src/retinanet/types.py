@@ -63,7 +63,7 @@ class Detections(NamedTuple):
     """float32 `[N, D, 4]`: on the canvas as the operators return them, in original pixels as a predictor does."""
     labels: Tensor
     """int64 `[N, D]`, class index; `ClassMap` turns it into a category id and a name."""
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     """int64 `[N]`, how many rows are used."""
 
 

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from retinanet.data.annotations import CocoData
+from retinanet.data.images import read_image
 from retinanet.data.sampler import PredictPlan
 from retinanet.data.torch_loader import TorchLoader
-from retinanet.files import require_writable
+from retinanet.errors import UsageError
+from retinanet.files import atomic_write, require_writable
+from retinanet.predict.draw import draw_detections
 from retinanet.predict.predictor import Predictor
 from retinanet.predict.results import Results, concatenate, results_writer, to_results, write_image_list
 from retinanet.preprocess import group_by_canvas
+from retinanet.types import Detections
 
 DRAWN_SCORE = 0.3
 """Lowest score that is drawn into pictures: below it, boxes hide what is there."""
 
 
-def predict_dataset(predictor: Predictor, data: CocoData, *, workers: int, title: str) -> Iterator[Results]:
-    """Results of each batch; every image once. Progress and unreadable images are told on stderr."""
+def predict_dataset(
+    predictor: Predictor, data: CocoData, *, workers: int, title: str
+) -> Iterator[tuple[Tensor, Detections]]:
+    """Image ids `[N]` (-1: blank slot) and detections in original pixels of each batch; every image comes once.
+
+    Progress and unreadable images are told on stderr.
+
+    Raises:
+        DataError: no image can be read.
+    """
     canvas_of_image, canvases = group_by_canvas(data.sizes, predictor.resize, predictor.max_size)
     plan = PredictPlan(canvas_of_image, canvases, predictor.batch)
     loader = TorchLoader(data, plan, predictor.resize, predictor.max_size, workers=workers)
@@ -30,7 +43,7 @@ def predict_dataset(predictor: Predictor, data: CocoData, *, workers: int, title
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=len(data))
         for batch in loader:
-            yield to_results(predictor.run(batch), batch.image_ids, predictor.classes)
+            yield batch.image_ids, predictor.run(batch)
             progress.update(task, advance=int((batch.image_ids >= 0).sum()))
     for sentence in loader.broken.values():
         console.print(f"Left out: {sentence}", markup=False, highlight=False)
@@ -47,16 +60,21 @@ def run_inference(
     """
     require_writable(output)
     if draw is not None:
-        draw.mkdir(parents=True, exist_ok=True)
+        _make_folder(draw)
+    index_of_id = {image_id: index for index, image_id in enumerate(data.image_ids.tolist())}
     kept: list[Results] = []
     with ExitStack() as stack:
         write = stack.enter_context(results_writer(output))
-        for results in predict_dataset(predictor, data, workers=workers, title="Detecting"):
+        for image_ids, detections in predict_dataset(predictor, data, workers=workers, title="Detecting"):
+            found = Detections(*(column.cpu() for column in detections))
+            results = to_results(found, image_ids, predictor.classes)
             write(results)
             if keep:
                 kept.append(results)
             if draw is not None:
-                _draw(predictor, data, results, draw)
+                for row, image_id in enumerate(image_ids.tolist()):
+                    if image_id >= 0:
+                        _draw(predictor, data, index_of_id[image_id], found, row, draw)
     if data.classes is None:
         write_image_list(output, _image_list(data), predictor.classes)
     return concatenate(kept) if keep else None
@@ -67,4 +85,28 @@ def _image_list(data: CocoData) -> Iterator[dict[str, int | str]]:
         yield {"id": image_id, "file_name": data.file_names[index], "width": width, "height": height}
 
 
-def _draw(predictor: Predictor, data: CocoData, results: Results, folder: Path) -> None: ...
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--draw {folder} cannot be made ({error.strerror}); name another folder.") from error
+
+
+def _draw(predictor: Predictor, data: CocoData, index: int, found: Detections, row: int, folder: Path) -> None:
+    """One picture, under its own name below `folder`."""
+    picture = draw_detections(
+        read_image(data.image_path(index)),
+        found.boxes[row],
+        found.labels[row],
+        found.scores[row],
+        predictor.classes.names,
+        DRAWN_SCORE,
+    )
+    name = PurePath(data.file_names[index])
+    # A name from the annotation file must not lead out of the folder.
+    target = folder.joinpath(*(part for part in name.parts if part not in ("..", name.anchor)))
+    if target.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
+        target = target.with_name(f"{target.name}.jpg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as temporary:
+        picture.save(temporary, quality=90)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 
 import torch
@@ -96,14 +97,12 @@ class TrainLog:
             state += f" ({self.skipped} steps skipped: not finite)"
         self.progress.update(self.task, state=state)
         if not self.console.is_terminal:
-            left = (self.total_steps - done) * (now - self.since) / self.steps
-            self.say(
-                f"step {done}/{self.total_steps} epoch {epoch} {state} {time.strftime('%H:%M:%S', time.gmtime(left))} left"
-            )
+            left = timedelta(seconds=round((self.total_steps - done) * (now - self.since) / self.steps))
+            self.say(f"step {done}/{self.total_steps} epoch {epoch} {state} {left} left")
         if longest >= MAX_BAD_STEPS:
             raise RetinaNetError(
                 f"Losses must be finite, but were not in {MAX_BAD_STEPS} steps in a row before step {done}: "
-                "lower --lr, lengthen --warmup or use --precision bf16 or fp32, and run again to go on from the last checkpoint."
+                "lower --lr, lengthen --warmup or change --precision, and run again to go on from the last checkpoint."
             )
         self.sums.zero_()
         self.steps = self.images = 0

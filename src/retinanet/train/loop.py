@@ -70,5 +70,5 @@ def _validate(session: Session, course: Course, log: TrainLog, epoch: int) -> No
     metrics = course.validate()
     log.say(metrics.table())
     log.validation(session.step, epoch, metrics.as_dict())
-    if session.save_best(metrics.ap):
-        log.say(f"Best AP so far: {metrics.ap:.3f}, saved as {session.best_path}")
+    if session.save_best(metrics.AP):
+        log.say(f"Best AP so far: {metrics.AP:.3f}, saved as {session.best_path}")

@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate as a pure function of the step, so that a resumed run has no schedule to restore."""
+"""The optimiser, and the learning rate as a pure function of the step, so that there is no schedule to restore."""
 
 from __future__ import annotations
 

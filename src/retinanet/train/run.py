@@ -13,7 +13,7 @@ from retinanet.data.augment import Augment
 from retinanet.data.coco import read_annotations
 from retinanet.data.sampler import TrainPlan
 from retinanet.data.torch_loader import TorchLoader
-from retinanet.device import choose_device, choose_precision, choose_workers
+from retinanet.device import choose_device, choose_precision, choose_workers, tune
 from retinanet.errors import UsageError
 from retinanet.evaluate.coco import Metrics, evaluate
 from retinanet.files import require_writable
@@ -21,7 +21,7 @@ from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
 from retinanet.predict.dataset import predict_dataset
 from retinanet.predict.predictor import Predictor
-from retinanet.predict.results import concatenate
+from retinanet.predict.results import concatenate, to_results
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.preprocess import group_by_canvas
 from retinanet.train.log import TrainLog
@@ -52,13 +52,14 @@ def run_training(
         raise UsageError("--val-images and --val-annotations go together, but one is missing; give both or none.")
     require_writable(path)
     device = choose_device(train_config.device)
+    tune(device)
     data = read_annotations(annotations, images)
     data.check_trainable()
     assert data.classes is not None
     held_out = read_annotations(val_annotations, val_images) if val_annotations else None
 
     session = open_session(path, data.classes, model_config, data_config, train_config)
-    network = session.network.to(device, memory_format=torch.channels_last).train()
+    network = session.network.to(device).to(memory_format=torch.channels_last).train()
     plan = training_plan(data, data_config, train_config.seed)
     total_steps = train_config.iters or train_config.epochs * plan.steps_per_epoch
     peak = peak_rate(train_config, data_config.batch)
@@ -103,6 +104,7 @@ def validate(network: RetinaNet, data: CocoData, data_config: DataConfig, train_
     runtime = TorchRuntime(network, postprocess=PostprocessConfig(), device=device, precision=train_config.precision)
     predictor = Predictor(runtime, PredictConfig(batch=data_config.batch))
     workers = choose_workers(data_config.workers)
-    results = concatenate(list(predict_dataset(predictor, data, workers=workers, title="Validating")))
+    batches = predict_dataset(predictor, data, workers=workers, title="Validating")
+    results = [to_results(detections, image_ids, predictor.classes) for image_ids, detections in batches]
     network.train()
-    return evaluate(data, results)
+    return evaluate(data, concatenate(results))

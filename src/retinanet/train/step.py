@@ -56,7 +56,7 @@ class TrainStep:
         loss = classification + box
 
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         self.scaler.step(self.optimizer)

@@ -1,1 +1,1 @@
-"""One small class per kind of artifact, all with the same call: images and image sizes in, detections on the canvas out."""
+"""One small class per kind of artifact, all with one call: images and their sizes in, detections on the canvas out."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig, Precision
-from retinanet.device import autocast, choose_device, choose_precision
+from retinanet.device import autocast, choose_device, choose_precision, tune
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.model.network import RetinaNet
 from retinanet.predict.detector import Detector
@@ -31,7 +31,7 @@ class TorchRuntime:
         self.max_size = network.record.max_size
         self.device = device
         self.precision = choose_precision(precision, device, on_gpu="fp16")
-        self.detector = Detector(network, postprocess).to(device, memory_format=torch.channels_last).eval()
+        self.detector = Detector(network, postprocess).to(device).to(memory_format=torch.channels_last).eval()
 
     @classmethod
     def from_file(
@@ -48,8 +48,9 @@ class TorchRuntime:
             ModelError: the file is missing, damaged or not ours.
             UsageError: there is no such device.
         """
-        network = build_network(load_checkpoint(path))
-        return cls(network, postprocess=postprocess, device=choose_device(device), precision=precision)
+        chosen = choose_device(device)
+        tune(chosen)
+        return cls(build_network(load_checkpoint(path)), postprocess=postprocess, device=chosen, precision=precision)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
