@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retinanet.errors import DataError
+from retinanet.files import atomic_write
 from retinanet.types import ClassMap
 
 GOOD, CLIPPED, OUTSIDE, DEGENERATE, NOT_FINITE = range(5)
@@ -124,11 +125,9 @@ class CocoData:
 
     def write_report(self, path: Path) -> None:
         """Write every problem as a line of tab-separated kind, id and detail."""
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write("kind\tid\tdetail\n")
             file.writelines(f"{problem.kind}\t{problem.id}\t{problem.detail}\n" for problem in self.problems)
-        temporary.replace(path)
 
 
 def clipped_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

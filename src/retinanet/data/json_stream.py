@@ -12,9 +12,10 @@ from retinanet.errors import DataError
 CHUNK = 1 << 20
 """Characters read at a time."""
 
-# The scanner may fail this close to the end of what was read merely because a token (a literal, a number, an
-# escape sequence) is cut there; a failure further away is an error of the file.
+# This close to the end of what was read the scanner may fail, or find too short a number, merely because a token (a
+# literal, a number, an escape sequence) is cut there; further away it is an error of the file.
 _LONGEST_CUT_TOKEN = 64
+_AFTER_VALUE = tuple(" \t\r\n,:]}")
 
 
 def stream_members(path: Path) -> Iterator[tuple[str, Any]]:
@@ -103,17 +104,19 @@ class _Reader:
                 value, end = self.decode(self.text, self.position)
             except json.JSONDecodeError as error:
                 in_string = error.msg.startswith("Unterminated string")
-                if self.at_end or not (in_string or error.pos > len(self.text) - _LONGEST_CUT_TOKEN):
+                if self.at_end or not (in_string or self.may_be_cut(error.pos)):
                     self.position = error.pos
                     self.fail(error.msg[0].lower() + error.msg[1:])
             except (RecursionError, ValueError) as error:
                 self.fail(str(error))
             else:
-                # A number that touches the window's end may go on behind it.
-                if end < len(self.text) or self.at_end:
+                if self.at_end or self.text[end : end + 1] in _AFTER_VALUE or not self.may_be_cut(end):
                     self.position = end
                     return value
             self.read_on()
+
+    def may_be_cut(self, position: int) -> bool:
+        return position > len(self.text) - _LONGEST_CUT_TOKEN
 
     def read_on(self) -> None:
         """Drop what is consumed and read as much again as is left, so that a long element is not scanned too often."""
