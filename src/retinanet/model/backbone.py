@@ -29,7 +29,7 @@ ALIASES = {
 def describe_backbone(name: str, norm: NormMode) -> BackboneRecord:
     """The record of timm's model `name` (or an alias), with the normalisation of its pretraining.
 
-    Raises `UsageError`, with names alike, for one that timm does not know.
+    Raises `UsageError`, with names alike, for one that timm does not know, and for one that makes no pyramid.
     """
     name = ALIASES.get(name, name)
     if not timm.is_model(name):
@@ -42,7 +42,9 @@ def describe_backbone(name: str, norm: NormMode) -> BackboneRecord:
         known = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
         raise UsageError(f"timm has no pretraining {name!r}; those of this model are: {known}.") from error
     config = config or timm.models.PretrainedCfg()
-    return BackboneRecord(name, tuple(config.mean), tuple(config.std), norm)
+    record = BackboneRecord(name, tuple(config.mean), tuple(config.std), norm)
+    _require_pyramid(record)
+    return record
 
 
 class Backbone(nn.Module):
@@ -88,15 +90,23 @@ class Backbone(nn.Module):
 
 def _feature_indices(name: str) -> tuple[int, ...]:
     """Which of the model's feature maps are its last of reduction 8, 16 and 32."""
-    try:
-        with torch.device("meta"):  # shapes alone: no memory, no initialisation
-            stages = timm.create_model(name, pretrained=False, features_only=True).feature_info.info
-    except (RuntimeError, AttributeError, AssertionError) as error:
-        raise UsageError(f"--backbone should name a model of timm with feature maps, but {name!r} has none.") from error
+    with torch.device("meta"):  # shapes alone: no memory, no initialisation
+        stages = timm.create_model(name, pretrained=False, features_only=True).feature_info.info
     last = {stage["reduction"]: index for index, stage in enumerate(stages)}
-    if not set(REDUCTIONS) <= set(last):
-        raise UsageError(
-            f"A backbone should have feature maps at 1/8, 1/16 and 1/32 of the image, but {name!r} has them at "
-            f"{', '.join(f'1/{reduction}' for reduction in last)}; choose a convolutional one, such as resnet50."
-        )
     return tuple(last[reduction] for reduction in REDUCTIONS)
+
+
+def _require_pyramid(record: BackboneRecord) -> None:
+    """Try the model, without computing, on an image that is no square: many transformers take one size alone."""
+    wanted = [(256 // reduction, 320 // reduction) for reduction in REDUCTIONS]
+    refusal = UsageError(
+        f"A backbone should take images of any size and have feature maps at 1/8, 1/16 and 1/32 of it, but timm's "
+        f"{record.name} does not; choose a convolutional one, such as resnet50."
+    )
+    try:
+        with torch.device("meta"), torch.no_grad():
+            maps = Backbone(record)(torch.zeros(1, 3, 256, 320, dtype=torch.uint8), torch.zeros(1, 2))
+    except Exception as error:  # each architecture fails in its own way
+        raise refusal from error
+    if [tuple(feature.shape[2:]) for feature in maps] != wanted:
+        raise refusal
