@@ -139,12 +139,12 @@ def fine_tune_state(old: Checkpoint, record: ModelRecord) -> dict[str, Tensor]:
     What scores a class goes with the class's name; what scores a new one is freshly initialised. Raises `ModelError`
     when anything but the classes differs.
     """
+    kept = build_network(old).state_dict()
     fresh = RetinaNet(record).state_dict()
-    state = dict(old.state_dict)
-    for key in ("class_head.predict.weight", "class_head.predict.bias"):
-        state[key] = _carry_classes(old.state_dict[key], fresh[key], old.record.classes, record.classes)
-    _require_fit(state, fresh)
-    return state
+    scores = {key: fresh[key] for key in ("class_head.predict.weight", "class_head.predict.bias")}
+    _require_fit({**kept, **scores}, fresh)
+    carried = {key: _carry_classes(kept[key], rows, old.record.classes, record.classes) for key, rows in scores.items()}
+    return {**kept, **carried}
 
 
 def _carry_classes(old: Tensor, fresh: Tensor, old_classes: ClassMap, classes: ClassMap) -> Tensor:
