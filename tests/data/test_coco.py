@@ -97,9 +97,7 @@ def test_bad_boxes_are_dropped_or_clipped_for_training_and_kept_for_evaluation(r
     corners, _, _ = data.training_boxes(0)
     assert corners.tolist() == [[0, 0, 100, 80], [0, 0, 100, 80], [0, 5, 40, 80]]
     np.testing.assert_array_equal(data.boxes, [bbox for _, bbox in kinds.values()])
-    assert data.problem_counts() == (
-        "clipped box: 1, box outside the image: 2, degenerate box: 3, box not finite: 2"
-    )
+    assert data.problem_counts() == ("clipped box: 1, box outside the image: 2, degenerate box: 3, box not finite: 2")
     data.write_report(tmp_path / "report.tsv")
     lines = (tmp_path / "report.tsv").read_text().splitlines()
     assert len(lines) == 1 + 8
@@ -111,9 +109,9 @@ def test_training_needs_one_usable_box(read):
     data.check_trainable()
     top = document()
     top["annotations"] = [annotation(1, 7, 3, [0, 0, 0, 0]), annotation(2, 7, 3, [0, 0, 9, 9], iscrowd=1)]
-    with pytest.raises(DataError, match="none is usable .degenerate box: 1"):
+    with pytest.raises(DataError, match=r"none is usable \(degenerate box: 1"):
         read(top).check_trainable()
-    with pytest.raises(DataError, match="none is usable .3 images, 0 boxes"):
+    with pytest.raises(DataError, match=r"none is usable \(3 images, 0 boxes"):
         read({**top, "annotations": []}).check_trainable()
 
 

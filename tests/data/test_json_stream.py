@@ -52,7 +52,10 @@ def test_equals_json_whatever_the_chunk(write, top, chunk, indent, ascii_only):
 
 def test_numbers_cut_by_a_chunk_are_whole(write, monkeypatch):
     monkeypatch.setattr(json_stream, "CHUNK", 3)
-    assert gather(write('{"a": [123456789, -1.5e+10, 7], "b": 1234567}')) == {"a": [123456789, -1.5e10, 7], "b": [1234567]}
+    assert gather(write('{"a": [123456789, -1.5e+10, 7], "b": 1234567}')) == {
+        "a": [123456789, -1.5e10, 7],
+        "b": [1234567],
+    }
 
 
 def test_nan_infinity_and_a_byte_order_mark_are_accepted(write):
@@ -107,7 +110,11 @@ def test_an_early_error_is_found_without_reading_on(write, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\xff\xd8\xff\xe0 a JPEG", "not UTF-8"), (b'{"a": ' + b"[" * 200_000, "recursion"), (b'{"a": ' + b"9" * 5000 + b"}", "digits")],
+    [
+        (b"\xff\xd8\xff\xe0 a JPEG", "not UTF-8"),
+        (b'{"a": ' + b"[" * 200_000, "recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+    ],
 )
 def test_other_ways_to_be_unreadable(write, content, message):
     with pytest.raises(DataError, match=message):

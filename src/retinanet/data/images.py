@@ -107,7 +107,7 @@ def _to_rgb(file: Image.Image) -> Image.Image:
     if file.mode in ("I", "F"):
         raise ValueError("its 32-bit values have no known range; save it with 8 or 16 bits a channel")
     if file.mode == "P" and "transparency" in file.info:
-        return file.convert("RGBA").convert("RGB")
+        return file.convert("RGBA").convert("RGB")  # the same colours, without Pillow's warning
     return file.convert("RGB")
 
 

@@ -1,0 +1,194 @@
+"""The loader: the same batches for any number of workers, and no end by a broken image."""
+
+import dataclasses
+import itertools
+import os
+import pickle
+import signal
+
+import pytest
+import torch
+from PIL import Image
+
+from retinanet.data.augment import Augment
+from retinanet.data.coco import read_annotations
+from retinanet.data.folder import images_only
+from retinanet.data.images import read_image
+from retinanet.data.sampler import PredictPlan, TrainPlan
+from retinanet.data.synthetic import make_dataset
+from retinanet.data.torch_loader import TorchLoader
+from retinanet.errors import DataError
+from retinanet.preprocess import fit_to_canvas, group_by_canvas, restore_boxes
+
+RESIZE, MAX_SIZE = 48, 80
+AUGMENT = Augment(0.5, (40, 60))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "train"
+    make_dataset(folder, 14, 40, seed=0, aspects=(1.0, 1.5, 0.7), empty=0.2)
+    return folder
+
+
+@pytest.fixture
+def folder(source, tmp_path):
+    """A copy that a test may damage."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in source.iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    return images
+
+
+def load(annotations, images, batch=4, **options):
+    data = read_annotations(annotations, images)
+    plan = TrainPlan(*group_by_canvas(data.sizes, RESIZE, MAX_SIZE), batch, seed=0)
+    return TorchLoader(data, plan, RESIZE, MAX_SIZE, **options)
+
+
+def assert_equal(found, expected):
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_workers(source, workers):
+    annotations = source.with_suffix(".json")
+    plain = load(annotations, source, augment=AUGMENT, seed=5, total_steps=12)
+    assert len(plain) == 12
+    found = list(load(annotations, source, augment=AUGMENT, seed=5, total_steps=12, workers=workers))
+    assert_equal(found, list(plain))
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in found)
+
+
+def test_the_work_can_be_sent_to_a_fresh_process(source):
+    """As spawn and forkserver do."""
+    loader = load(source.with_suffix(".json"), source, augment=AUGMENT)
+    maker = pickle.loads(pickle.dumps(loader._batches.dataset))
+    assert_equal([maker[0][0]], [next(iter(loader))])
+
+
+def test_any_step_can_be_resumed_and_epochs_differ(source):
+    annotations = source.with_suffix(".json")
+    whole = list(load(annotations, source, augment=AUGMENT, total_steps=15))
+    assert_equal(list(load(annotations, source, augment=AUGMENT, start_step=9, total_steps=15)), whole[9:])
+    views = [batch.transforms[batch.image_ids == 1] for batch in whole if (batch.image_ids == 1).any()]
+    assert len(views) >= 2
+    assert not torch.equal(views[0], views[1])
+
+
+def test_iterating_leaves_the_runs_random_state_alone(source):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    next(iter(load(source.with_suffix(".json"), source, augment=AUGMENT)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_image_comes_as_prediction_prepares_it_with_its_boxes(source):
+    data = read_annotations(source.with_suffix(".json"), source)
+    plan = PredictPlan(*group_by_canvas(data.sizes, RESIZE, MAX_SIZE), batch=4)
+    seen = []
+    for batch in TorchLoader(data, plan, RESIZE, MAX_SIZE):
+        originals = restore_boxes(batch.boxes, batch.transforms)
+        for slot in torch.nonzero(batch.image_ids >= 0)[:, 0]:
+            index = data.image_ids.tolist().index(batch.image_ids[slot])
+            seen.append(index)
+            expected = fit_to_canvas(read_image(data.image_path(index)), RESIZE, MAX_SIZE, batch.images.shape[2:])
+            assert torch.equal(batch.images[slot], expected.image)
+            assert tuple(batch.image_sizes[slot].tolist()) == expected.size
+            corners, labels, _ = data.training_boxes(index)
+            torch.testing.assert_close(originals[slot, : len(labels)], torch.from_numpy(corners), rtol=0, atol=1e-3)
+            assert batch.labels[slot, : len(labels)].tolist() == labels.tolist()
+            assert (batch.labels[slot, len(labels) :] == -1).all()
+    assert sorted(seen) == list(range(len(data)))
+
+
+def test_ranks_together_load_what_one_process_does(source):
+    annotations = source.with_suffix(".json")
+    whole = list(load(annotations, source, augment=AUGMENT))
+    ranks = [list(load(annotations, source, augment=AUGMENT, rank=rank, world=2)) for rank in range(2)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        for name in ("images", "image_sizes", "image_ids", "transforms"):
+            expected = getattr(batch, name)
+            assert torch.equal(torch.stack([getattr(part, name) for part in parts], 1).flatten(0, 1), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_become_blank_slots_and_are_listed(source, folder, workers):
+    (folder / "00002.jpg").write_bytes(b"")
+    whole = (folder / "00005.jpg").read_bytes()
+    (folder / "00005.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "00007.jpg").unlink()
+    data = read_annotations(source.with_suffix(".json"), source)
+    data = dataclasses.replace(data, images_dir=folder)  # the files broke after the start
+    plan = TrainPlan(*group_by_canvas(data.sizes, RESIZE, MAX_SIZE), 4, seed=0)
+    loader = TorchLoader(data, plan, RESIZE, MAX_SIZE, AUGMENT, workers=workers, total_steps=3 * plan.steps_per_epoch)
+    batches = list(loader)
+    assert sorted(loader.broken) == [str(folder / f"0000{number}.jpg") for number in (2, 5, 7)]
+    assert "00007.jpg does not exist" in loader.broken[str(folder / "00007.jpg")]
+    ids = torch.cat([batch.image_ids for batch in batches])
+    assert sorted(set(ids.tolist())) == [-1, *(number for number in range(1, 15) if number not in (3, 6, 8))]
+    for batch in batches:
+        blank = batch.image_ids == -1
+        assert not batch.image_sizes[blank].any()
+        assert not batch.images[blank].any()
+        assert (batch.labels[blank] == -1).all()
+
+
+def test_a_size_that_is_not_the_annotated_one_is_broken_in_training_only(source, folder):
+    """Such as a photo whose boxes were drawn on it before its EXIF orientation was applied."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(source / "00001.jpg") as photo:
+        photo.save(folder / "00001.jpg", exif=exif)
+    training = load(source.with_suffix(".json"), folder, augment=AUGMENT)
+    assert len(list(training)) == len(training)
+    assert list(training.broken) == [str(folder / "00001.jpg")]
+    assert "should be 60×40 as annotated, but is displayed as 40×60" in training.broken[str(folder / "00001.jpg")]
+    prediction = load(source.with_suffix(".json"), folder)
+    ids = torch.cat([batch.image_ids for batch in prediction])
+    assert 2 in ids
+    assert not prediction.broken
+
+
+@pytest.mark.parametrize("total_steps", [3, 100])
+def test_no_usable_image_at_all_is_an_error(source, folder, total_steps):
+    for path in folder.iterdir():
+        path.write_bytes(b"nothing")
+    loader = load(source.with_suffix(".json"), folder, augment=AUGMENT, total_steps=total_steps)
+    one_epoch = itertools.islice(loader, loader._plan.steps_per_epoch)
+    with pytest.raises(DataError, match=r"None of the \d+ images could be used; the first: .* is not an image"):
+        list(one_epoch)
+
+
+def test_images_without_annotations(source):
+    data = images_only(source)
+    plan = PredictPlan(*group_by_canvas(data.sizes, RESIZE, MAX_SIZE), batch=5)
+    batches = list(TorchLoader(data, plan, RESIZE, MAX_SIZE))
+    assert sorted(torch.cat([batch.image_ids for batch in batches]).tolist())[-14:] == list(range(1, 15))
+    assert all((batch.labels == -1).all() for batch in batches)
+
+
+def test_a_very_wide_picture_and_a_single_pixel(tmp_path):
+    for name, size in (("wide.png", (20_000, 4)), ("pixel.png", (1, 1)), ("usual.png", (60, 40))):
+        Image.new("RGB", size, (200, 100, 50)).save(tmp_path / name)
+    data = images_only(tmp_path)
+    plan = PredictPlan(*group_by_canvas(data.sizes, RESIZE, MAX_SIZE), batch=2)
+    batches = list(TorchLoader(data, plan, RESIZE, MAX_SIZE))
+    sizes = {
+        int(i): size.tolist() for batch in batches for i, size in zip(batch.image_ids, batch.image_sizes, strict=True)
+    }
+    assert sizes[3] == [1, 80]
+    assert sizes[1] == [48, 48]
+    assert sizes[2] == [48, 72]
+
+
+def test_workers_leave_an_interrupt_to_the_main_process(source):
+    loader = load(source.with_suffix(".json"), source, workers=1)
+    batches = iter(loader._batches)
+    next(batches)
+    (worker,) = batches._workers
+    os.kill(worker.pid, signal.SIGINT)
+    assert len(list(batches)) == len(loader) - 1
