@@ -110,6 +110,14 @@ def test_weights_that_are_not_the_records(path):
         build_network(replace(checkpoint, record=replace(checkpoint.record, classes=ClassMap((1,), ("cat",)))))
 
 
+@pytest.mark.parametrize("name", ["resnet_of_tomorrow", "test_resnet.of_tomorrow", "vit_tiny_patch16_224"])
+def test_a_backbone_that_the_installed_timm_lacks(path, name):
+    checkpoint = load_checkpoint(path)
+    backbone = replace(checkpoint.record.backbones[0], name=name)
+    with pytest.raises(ModelError, match=rf"{name}.*upgrade timm"):
+        build_network(replace(checkpoint, record=replace(checkpoint.record, backbones=(backbone,))))
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(path, network, monkeypatch):
     good = path.read_bytes()
     save = torch.save

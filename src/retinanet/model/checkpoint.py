@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor
 
@@ -83,8 +84,17 @@ def _read(path: Path) -> Any:
 
 
 def build_network(checkpoint: Checkpoint) -> RetinaNet:
-    """The checkpoint's network with its weights. Raises `ModelError` when record and weights don't belong together."""
-    network = RetinaNet(checkpoint.record)
+    """The checkpoint's network with its weights.
+
+    Raises `ModelError` when record and weights don't belong together, or when timm lacks the backbone.
+    """
+    try:
+        network = RetinaNet(checkpoint.record)
+    except (RuntimeError, KeyError) as error:
+        names = ", ".join(backbone.name for backbone in checkpoint.record.backbones)
+        raise ModelError(
+            f"The model needs timm's {names}, which the installed timm {timm.__version__} does not make; upgrade timm."
+        ) from error
     _require_fit(checkpoint.state_dict, network.state_dict())
     network.load_state_dict(checkpoint.state_dict)
     return network
