@@ -90,10 +90,13 @@ def test_palette(tmp_path, transparency):
     np.testing.assert_array_equal(pixels(tmp_path / "a.png"), colours[indices])
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
     values = np.array([[0, 0x0100, 0x7F00, 0x8000, 0xFF00, 0xFFFF]], np.uint16)
-    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    if suffix == "pgm":  # not every Pillow writes it
+        (tmp_path / "a.pgm").write_bytes(b"P5 6 1 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / f"a.{suffix}")
     assert pixels(tmp_path / f"a.{suffix}")[0].tolist() == [[value] * 3 for value in (0, 1, 127, 128, 255, 255)]
 
 

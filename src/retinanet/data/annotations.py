@@ -133,9 +133,8 @@ class CocoData:
 def clipped_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """COCO boxes `[k, 4]` as float32 corners `[k, 4]`, cut to their pictures' `sizes` (h, w), `[2]` or `[k, 2]`."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    limit = sizes[..., [1, 0, 1, 0]]
-    clipped: np.ndarray = np.clip(corners, 0, limit).astype(np.float32)
-    return clipped
+    np.clip(corners, 0, sizes[..., [1, 0, 1, 0]], out=corners)
+    return corners.astype(np.float32)
 
 
 def box_status(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -23,14 +23,14 @@ def read_annotations(path: Path, images: Path | None) -> CocoData:
     file is not COCO's (what, where), contradicts itself, or no image is left.
     """
     columns = read_columns(path)
-    image_ids, annotation_ids = np.array(columns.image_ids), np.array(columns.annotation_ids)
+    image_ids, annotation_ids = np.asarray(columns.image_ids), np.asarray(columns.annotation_ids)
     classes = _class_map(path, columns.categories)
     _check_unique(path, "image", image_ids)
     _check_unique(path, "annotation", annotation_ids)
     # [M], before sorting by image
     image_of = _positions(path, "image", columns.annotation_images, image_ids, annotation_ids)
     labels = _positions(path, "category", columns.annotation_categories, np.array(classes.ids), annotation_ids)
-    sizes = np.array(columns.sizes).reshape(-1, 2)
+    sizes = np.asarray(columns.sizes).reshape(-1, 2)
     if (sizes <= 0).any():
         image = image_ids[(sizes <= 0).any(1).argmax()]
         raise DataError(f"{path}: image {image} should have a positive width and height, but does not; correct it.")
@@ -39,7 +39,7 @@ def read_annotations(path: Path, images: Path | None) -> CocoData:
     present = np.ones(len(names), dtype=bool) if images is None else present_images(images, names)
     order = np.argsort(image_of, kind="stable")
     order = order[present[image_of[order]]]
-    boxes, areas = np.array(columns.boxes).reshape(-1, 4)[order], np.array(columns.areas)[order]
+    boxes, areas = np.asarray(columns.boxes).reshape(-1, 4)[order], np.asarray(columns.areas)[order]
     return CocoData(
         source=path,
         images_dir=images,
@@ -52,7 +52,7 @@ def read_annotations(path: Path, images: Path | None) -> CocoData:
         boxes=boxes,
         areas=np.where(np.isfinite(areas), areas, boxes[:, 2] * boxes[:, 3]),
         labels=labels[order].astype(np.int32),
-        crowd=np.array(columns.crowd, dtype=bool)[order],
+        crowd=np.asarray(columns.crowd, dtype=bool)[order],
         status=box_status(boxes, sizes[image_of[order]]),
         dropped_images=tuple(
             Problem("absent image", int(image_ids[index]), f"{names[index]} is not in {images}")
@@ -78,7 +78,7 @@ def _check_unique(path: Path, kind: str, ids: np.ndarray) -> None:
 
 def _positions(path: Path, kind: str, column: array[int], ids: np.ndarray, annotation_ids: np.ndarray) -> np.ndarray:
     """Where in `ids` each of a column of the annotations stands, `[M]`."""
-    wanted = np.array(column)
+    wanted = np.asarray(column)
     order = np.argsort(ids)
     found: np.ndarray = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     undefined = ids[found] != wanted

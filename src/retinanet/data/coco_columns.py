@@ -17,6 +17,10 @@ def _int64() -> array[int]:
     return array("q")
 
 
+def _int8() -> array[int]:
+    return array("b")
+
+
 def _float64() -> array[float]:
     return array("d")
 
@@ -38,7 +42,7 @@ class Columns:
     """4 M values: x, y, width, height of each."""
     areas: array[float] = field(default_factory=_float64)
     """NaN where the file has none."""
-    crowd: array[int] = field(default_factory=_int64)
+    crowd: array[int] = field(default_factory=_int8)
 
 
 def read_columns(path: Path) -> Columns:
