@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	  --images demo/data/train --annotations demo/data/train.json \
 	  --val-images demo/data/val --val-annotations demo/data/val.json \
 	  --backbone resnet10t --weights none --width 64 --resize 160 --max-size 224 \
-	  --optimizer adamw --lr 0.002 --schedule cosine --batch 16 --epochs 24 --val-every 24
+	  --lr 0.002 --batch 16 --epochs 24 --val-every 24
 	$(BIN)/retinanet infer demo/model.best.pth --images demo/data/val --annotations demo/data/val.json \
 	  --output demo/detections.json --draw demo/pictures
 	@echo

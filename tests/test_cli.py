@@ -12,7 +12,7 @@ TRAIN_OPTIONS = {
     *("images", "annotations", "val-images", "val-annotations"),
     *("backbone", "width", "weights", "fine-tune", "anchor-scale"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
-    *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay"),
+    *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
     *("precision", "val-every", "seed", "device", "override"),
 }
 INFER_OPTIONS = {

@@ -22,7 +22,7 @@ def rates_of(scheduler_of, peak: float, steps: int) -> list[float]:
 
 
 def test_step_schedule_equals_multisteplr() -> None:
-    config = TrainConfig(warmup=0, milestones=(0.5, 0.75), gamma=0.1)
+    config = TrainConfig(warmup=0, schedule="step", milestones=(0.5, 0.75), gamma=0.1)
     expected = rates_of(lambda o: MultiStepLR(o, [50, 75], gamma=0.1), 0.02, 100)
     assert [learning_rate(config, 0.02, step, 100) for step in range(100)] == pytest.approx(expected)
 
@@ -34,13 +34,13 @@ def test_cosine_schedule_equals_cosineannealinglr() -> None:
 
 
 def test_warmup_equals_linearlr() -> None:
-    config = TrainConfig(warmup=10, milestones=())
+    config = TrainConfig(warmup=10, schedule="step", milestones=())
     expected = rates_of(lambda o: LinearLR(o, start_factor=WARMUP_START, total_iters=10), 0.02, 30)
     assert [learning_rate(config, 0.02, step, 30) for step in range(30)] == pytest.approx(expected)
 
 
 def test_warmup_of_a_short_run_is_a_tenth_of_it() -> None:
-    config = TrainConfig(milestones=())
+    config = TrainConfig(schedule="step", milestones=())
     assert learning_rate(config, 1.0, 3, 40) < 1.0
     assert learning_rate(config, 1.0, 4, 40) == 1.0
     assert learning_rate(config, 1.0, 499, 100_000) < 1.0

@@ -65,7 +65,7 @@ def run_training(
     peak = peak_rate(train_config, data_config.batch)
     optimizer = build_optimizer(train_config, network, peak)
     precision = choose_precision(train_config.precision, device, on_gpu="bf16")
-    step = TrainStep(network, Criterion(network), optimizer, precision)
+    step = TrainStep(network, Criterion(network), optimizer, precision, train_config.clip_norm)
     session.restore(step)
 
     loader = TorchLoader(

@@ -12,9 +12,6 @@ from retinanet.device import autocast
 from retinanet.model.criterion import Criterion
 from retinanet.types import Batch
 
-CLIP_NORM = 35.0
-"""Largest gradient norm: far above a healthy step's, it only tames the rare explosion."""
-
 
 class StepLosses(NamedTuple):
     """Float32 scalars on the device; nothing waits for them until they are logged."""
@@ -33,12 +30,18 @@ class TrainStep:
     """
 
     def __init__(
-        self, network: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, precision: Precision
+        self,
+        network: nn.Module,
+        criterion: Criterion,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        clip_norm: float,
     ) -> None:
         self.network = network
         self.criterion = criterion
         self.optimizer = optimizer
         self.precision = precision
+        self.clip_norm = clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**14 if precision == "fp16" else 1.0)
@@ -58,7 +61,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update(None if self.precision == "fp16" else 1.0)
         bad = ~torch.isfinite(loss) if self.precision == "fp16" else ~torch.isfinite(loss + norm)
