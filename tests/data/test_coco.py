@@ -213,7 +213,7 @@ def test_a_mistake_is_one_sentence_with_its_place(read, change, message):
 
 
 def test_what_is_not_an_annotation_file(read):
-    with pytest.raises(DataError, match="not valid JSON: expected an object"):
+    with pytest.raises(DataError, match="not a COCO annotation file: expected an object"):
         read([{"image_id": 1, "bbox": [0, 0, 1, 1], "score": 1}])
     with pytest.raises(DataError, match="line 1, column"):
         read(json.dumps(document())[:-30])
