@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from retinanet.errors import UsageError
+from retinanet.ops.backend import runs_kernels
 from retinanet.ops.decode import reference
 
 MIN_LOGIT = -87.0
@@ -78,4 +79,9 @@ def _decode(
     logit_threshold: float,
     top_n: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.decode(logits, deltas, image_sizes, cell_anchors, strides, centre_offset, logit_threshold, top_n)
+    run = reference.decode
+    if runs_kernels(logits[0]):
+        from retinanet.ops.decode import triton
+
+        run = triton.decode
+    return run(logits, deltas, image_sizes, cell_anchors, strides, centre_offset, logit_threshold, top_n)

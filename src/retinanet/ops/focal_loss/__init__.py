@@ -1,8 +1,12 @@
 """Focal loss (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, equation 5) from integer labels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.library import triton_op
 
+from retinanet.ops.backend import runs_kernels
 from retinanet.ops.focal_loss import reference
 
 
@@ -17,4 +21,32 @@ def focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: fl
     """
     assert labels.dtype == torch.int64
     assert logits.shape[:-1] == labels.shape
-    return reference.focal_loss(logits, labels, alpha, gamma)
+    run = _focal_loss if runs_kernels(logits) else reference.focal_loss
+    loss: Tensor = run(logits, labels, alpha, gamma)
+    return loss
+
+
+@triton_op("retinanet::focal_loss", mutates_args=())
+def _focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    from retinanet.ops.focal_loss import triton
+
+    return triton.focal_loss(logits, labels, alpha, gamma)
+
+
+@triton_op("retinanet::focal_loss_backward", mutates_args=())
+def _focal_loss_backward(gradient: Tensor, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    from retinanet.ops.focal_loss import triton
+
+    return triton.focal_loss_backward(gradient, logits, labels, alpha, gamma)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
+    logits, labels, ctx.alpha, ctx.gamma = inputs
+    ctx.save_for_backward(logits, labels)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    return _focal_loss_backward(gradient, *ctx.saved_tensors, ctx.alpha, ctx.gamma), None, None, None
+
+
+_focal_loss.register_autograd(_differentiate, setup_context=_remember)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from retinanet.errors import UsageError
+from retinanet.ops.backend import runs_kernels
 from retinanet.ops.nms import reference
 from retinanet.types import Detections
 
@@ -45,4 +46,9 @@ def nms(
 def _nms(
     scores: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float, detections: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return reference.nms(scores, boxes, labels, iou_threshold, detections)
+    run = reference.nms
+    if runs_kernels(scores):
+        from retinanet.ops.nms import triton
+
+        run = triton.nms
+    return run(scores, boxes, labels, iou_threshold, detections)

@@ -1,0 +1,551 @@
+"""Decode on a GPU: the logits are read once, in memory order, and all further work is on the best thousands.
+
+The logits of a level are cut into groups: up to 64 neighbouring channels of a cell. The `top_n` best entries lie in
+the `top_n` best groups (ranked by their best entry, ties by position): otherwise `top_n` groups would each hold
+something better. So one pass over the logits lists the groups that pass the threshold (`_scan`), then the best groups
+are selected (`_select`), their entries listed (`_expand`), of these the best selected (`_select`), ranked and decoded
+(`_emit`). What is listed is (logit, position) packed into one integer; no two are equal, so the order in which
+programs append to a list does not matter, and neither NaN nor a tie needs care after packing.
+
+Time and memory hardly depend on how much passes. The workspace is 8 bytes a group, 1/4 of fp16 logits' size at most
+for 16 channels and 1/16 for 64, and `top_n` * 528 bytes a level and image.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import wrap_triton
+
+from retinanet.boxes import MAX_LOG_SIZE
+from retinanet.types import NO_LABEL
+
+LEVELS = 5
+"""Levels a launch takes: kernels have a fixed number of arguments. More levels (ensembles) take more launches."""
+GROUP = 64
+"""Channels a group: more make the list of groups shorter and that of entries longer."""
+KEY_BITS = {torch.float16: 19, torch.bfloat16: 16, torch.float32: 32}
+"""The leading bits of a float32 that can differ from 0 in a number of each type."""
+
+
+def decode(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    image_sizes: Tensor,
+    cell_anchors: Tensor,
+    strides: Sequence[float],
+    centre_offset: float,
+    logit_threshold: float,
+    top_n: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.decode` on a GPU."""
+    batch = image_sizes.shape[0]
+    rows = [min(top_n, level[0].numel()) for level in logits]
+    scores = image_sizes.new_empty(batch, sum(rows), dtype=torch.float32)
+    boxes = image_sizes.new_empty(batch, sum(rows), 4, dtype=torch.float32)
+    labels = image_sizes.new_empty(batch, sum(rows))
+    for first in range(0, len(logits), LEVELS):
+        last = first + LEVELS
+        _decode_levels(
+            logits[first:last],
+            deltas[first:last],
+            image_sizes.contiguous(),
+            cell_anchors[first:last].contiguous(),
+            strides[2 * first : 2 * last],
+            centre_offset,
+            logit_threshold,
+            top_n,
+            sum(rows[:first]),
+            (scores, boxes, labels),
+        )
+    return scores, boxes, labels
+
+
+def _decode_levels(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    image_sizes: Tensor,
+    cell_anchors: Tensor,
+    strides: Sequence[float],
+    centre_offset: float,
+    logit_threshold: float,
+    top_n: int,
+    first_row: int,
+    outputs: Sequence[Tensor],
+) -> None:
+    """Write to `outputs` what up to `LEVELS` levels yield, from `first_row` on; absent levels have no cells."""
+    batch, channels = logits[0].shape[:2]
+    absent = LEVELS - len(logits)
+    cells = [level.shape[2] * level.shape[3] for level in logits] + [0] * absent
+    widths = [level.shape[3] for level in logits] + [1] * absent
+    assert max(cells) * channels < 2**31
+    logits, logits_last = _one_layout(logits)
+    deltas, deltas_last = _one_layout(deltas)
+    logits, deltas = logits + logits[:1] * absent, deltas + deltas[:1] * absent
+
+    chunks = triton.cdiv(channels, GROUP)  # groups a cell
+    groups, entries = [chunks * n for n in cells], [top_n * GROUP] * LEVELS
+    group_bits, entry_bits = max(groups).bit_length(), (channels * max(cells)).bit_length()
+    key_bits = KEY_BITS[logits[0].dtype]
+    group_list = image_sizes.new_empty(batch, sum(groups))
+    entry_list = image_sizes.new_empty(batch, sum(entries))
+    found_groups, found_entries = image_sizes.new_zeros(2, batch, LEVELS, dtype=torch.int32)
+    best_groups, best_entries = image_sizes.new_empty(2, batch, LEVELS, top_n)
+    floors = image_sizes.new_empty(batch, LEVELS)
+
+    tile = 128
+    tiles = sum(triton.cdiv(n * chunks, tile) if logits_last else chunks * triton.cdiv(n, tile) for n in cells)
+    wrap_triton(_scan)[(tiles, batch)](
+        *logits,
+        *cells,
+        group_list,
+        found_groups,
+        channels,
+        logit_threshold,
+        CHANNELS_LAST=logits_last,
+        KEY_BITS=key_bits,
+        INDEX_BITS=group_bits,
+        GROUP=GROUP,
+        LEVELS=LEVELS,
+        TILE=tile,
+        num_warps=4,
+    )
+    wrap_triton(_select)[(LEVELS, batch)](
+        group_list,
+        *groups,
+        found_groups,
+        best_groups,
+        floors,
+        top_n,
+        BITS=key_bits + group_bits,
+        LEVELS=LEVELS,
+        CHUNK=8192,
+        num_warps=16,
+    )
+    tile = 32
+    wrap_triton(_expand)[(triton.cdiv(top_n, tile), LEVELS, batch)](
+        *logits,
+        *cells,
+        best_groups,
+        found_groups,
+        floors,
+        entry_list,
+        found_entries,
+        channels,
+        logit_threshold,
+        top_n,
+        CHANNELS_LAST=logits_last,
+        KEY_BITS=key_bits,
+        GROUP_BITS=group_bits,
+        ENTRY_BITS=entry_bits,
+        GROUP=GROUP,
+        LEVELS=LEVELS,
+        TILE=tile,
+        num_warps=4,
+    )
+    wrap_triton(_select)[(LEVELS, batch)](
+        entry_list,
+        *entries,
+        found_entries,
+        best_entries,
+        floors,
+        top_n,
+        BITS=key_bits + entry_bits,
+        LEVELS=LEVELS,
+        CHUNK=8192,
+        num_warps=16,
+    )
+    tile = 64
+    wrap_triton(_emit)[(triton.cdiv(top_n, tile), LEVELS, batch)](
+        *deltas,
+        *cells,
+        *widths,
+        *strides,
+        *[1.0] * (2 * absent),
+        best_entries,
+        found_entries,
+        image_sizes,
+        cell_anchors,
+        *outputs,
+        outputs[0].shape[1],
+        first_row,
+        channels,
+        cell_anchors.shape[1],
+        centre_offset,
+        top_n,
+        CHANNELS_LAST=deltas_last,
+        KEY_BITS=key_bits,
+        INDEX_BITS=entry_bits,
+        MAX_LOG_SIZE=MAX_LOG_SIZE,
+        NO_LABEL=NO_LABEL,
+        LEVELS=LEVELS,
+        TILE=tile,
+        num_warps=4,
+    )
+
+
+def _one_layout(maps: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
+    """Maps of several levels in one memory layout, and whether it is channels-last."""
+    if all(level.is_contiguous() for level in maps):
+        return list(maps), False
+    return [level.contiguous(memory_format=torch.channels_last) for level in maps], True
+
+
+@triton.jit
+def _scan(
+    logits0,
+    logits1,
+    logits2,
+    logits3,
+    logits4,
+    cells0,
+    cells1,
+    cells2,
+    cells3,
+    cells4,
+    group_list,
+    found_groups,
+    channels,
+    threshold,
+    CHANNELS_LAST: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    INDEX_BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """List the groups whose best logit passes the threshold: grid (tiles of all levels, images)."""
+    image = tl.program_id(1).to(tl.int64)
+    tile = tl.program_id(0)
+    chunks = tl.cdiv(channels, GROUP)
+    tiles0 = _tiles(cells0, chunks, CHANNELS_LAST, TILE)
+    tiles1 = _tiles(cells1, chunks, CHANNELS_LAST, TILE)
+    tiles2 = _tiles(cells2, chunks, CHANNELS_LAST, TILE)
+    tiles3 = _tiles(cells3, chunks, CHANNELS_LAST, TILE)
+    level = (tile >= tiles0).to(tl.int32)
+    level += (tile >= tiles0 + tiles1).to(tl.int32)
+    level += (tile >= tiles0 + tiles1 + tiles2).to(tl.int32)
+    level += (tile >= tiles0 + tiles1 + tiles2 + tiles3).to(tl.int32)
+    tile -= _before(level, tiles0, tiles1, tiles2, tiles3)
+    cells = _pick(level, cells0, cells1, cells2, cells3, cells4)
+    logits = _pick(level, logits0, logits1, logits2, logits3, logits4) + image * channels * cells
+    group_list += image * chunks * (cells0 + cells1 + cells2 + cells3 + cells4)
+    group_list += chunks * _before(level, cells0, cells1, cells2, cells3)
+
+    # Neighbouring rows of the tile are neighbours in memory: chunks of a cell, or cells.
+    if CHANNELS_LAST:
+        group = tile * TILE + tl.arange(0, TILE)
+        cell = group // chunks
+        chunk = group % chunks
+    else:
+        tiles = tl.cdiv(cells, TILE)
+        cell = (tile % tiles) * TILE + tl.arange(0, TILE)
+        chunk = tile // tiles + tl.zeros([TILE], tl.int32)
+        group = cell * chunks + chunk
+    channel = chunk[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    inside = (cell < cells)[:, None] & (channel < channels)
+    logit = tl.load(logits + _offset(cell[:, None], channel, cells, channels, CHANNELS_LAST), inside, float("-inf"))
+    best = tl.max(_finite(logit), 1)
+    passes = best > threshold
+    count = tl.sum(passes.to(tl.int32), 0)
+    if count > 0:
+        slot = tl.atomic_add(found_groups + image * LEVELS + level, count) + tl.cumsum(passes.to(tl.int32), 0) - 1
+        packed = _pack(best, group, KEY_BITS, INDEX_BITS)
+        tl.store(group_list + slot, packed, passes)
+
+
+@triton.jit
+def _select(
+    source,
+    size0,
+    size1,
+    size2,
+    size3,
+    size4,
+    found,
+    best,
+    floors,
+    top_n,
+    BITS: tl.constexpr,
+    LEVELS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Copy the `top_n` largest of each list to `best`, in no order, and note a floor under them: grid (levels, images).
+
+    The floor is found digit by digit, 8 bits at a time, from a histogram of what shares the digits found so far.
+    """
+    image = tl.program_id(1).to(tl.int64)
+    level = tl.program_id(0)
+    source += image * (size0 + size1 + size2 + size3 + size4) + _before(level, size0, size1, size2, size3)
+    count = tl.load(found + image * LEVELS + level)
+    lane = tl.arange(0, CHUNK)
+    floor = tl.full([], 0, tl.int64)
+    wanted = top_n
+    shift = tl.where(count > top_n, BITS, 0)
+    while shift > 0:
+        above = shift
+        shift = tl.maximum(shift - 8, 0)
+        histogram = tl.zeros([256], tl.int32)
+        for start in range(0, count, CHUNK):
+            packed = tl.load(source + start + lane, start + lane < count, 0)
+            shares = (start + lane < count) & ((packed >> above) == (floor >> above))
+            digit = (packed >> shift) & ((1 << (above - shift)) - 1)
+            histogram += tl.histogram(digit.to(tl.int32), 256, mask=shares)
+        at_least = tl.cumsum(histogram, 0, reverse=True)
+        enough = at_least >= wanted
+        digit = tl.sum(enough.to(tl.int32), 0) - 1
+        floor += digit.to(tl.int64) << shift
+        exact = tl.min(tl.where(enough, at_least, count), 0) == wanted
+        wanted -= tl.max(tl.where(enough, 0, at_least), 0)
+        shift = tl.where(exact, 0, shift)
+
+    tl.store(floors + image * LEVELS + level, floor)
+    best += (image * LEVELS + level) * top_n
+    done = 0
+    for start in range(0, count, CHUNK):
+        packed = tl.load(source + start + lane, start + lane < count, -1)
+        chosen = (packed >= floor).to(tl.int32)
+        tl.store(best + done + tl.cumsum(chosen, 0) - 1, packed, chosen != 0)
+        done += tl.sum(chosen, 0)
+
+
+@triton.jit
+def _expand(
+    logits0,
+    logits1,
+    logits2,
+    logits3,
+    logits4,
+    cells0,
+    cells1,
+    cells2,
+    cells3,
+    cells4,
+    best_groups,
+    found_groups,
+    floors,
+    entry_list,
+    found_entries,
+    channels,
+    threshold,
+    top_n,
+    CHANNELS_LAST: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    GROUP_BITS: tl.constexpr,
+    ENTRY_BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """List the entries of the best groups that may be among the best: grid (tiles of groups, levels, images)."""
+    image = tl.program_id(2).to(tl.int64)
+    level = tl.program_id(1)
+    list_index = image * LEVELS + level
+    count = tl.minimum(tl.load(found_groups + list_index), top_n)
+    if tl.program_id(0) * TILE < count:
+        cells = _pick(level, cells0, cells1, cells2, cells3, cells4)
+        logits = _pick(level, logits0, logits1, logits2, logits3, logits4) + image * channels * cells
+        lane = tl.arange(0, TILE * GROUP)
+        row = tl.program_id(0) * TILE + lane // GROUP
+        group = _index(tl.load(best_groups + list_index * top_n + row, row < count, 0), GROUP_BITS)
+        chunks = tl.cdiv(channels, GROUP)
+        cell = group // chunks
+        channel = (group % chunks) * GROUP + lane % GROUP
+        inside = (row < count) & (channel < channels)
+        logit = tl.load(logits + _offset(cell, channel, cells, channels, CHANNELS_LAST), inside, float("-inf"))
+        logit = _finite(logit)
+        packed = _pack(logit, cell * channels + channel, KEY_BITS, ENTRY_BITS)
+        floor = tl.load(floors + list_index) >> GROUP_BITS
+        passes = ((logit > threshold) & (packed >> ENTRY_BITS >= floor)).to(tl.int32)
+        slot = tl.atomic_add(found_entries + list_index, tl.sum(passes, 0)) + tl.cumsum(passes, 0) - 1
+        tl.store(entry_list + list_index * top_n * GROUP + slot, packed, passes != 0)
+
+
+@triton.jit
+def _emit(
+    deltas0,
+    deltas1,
+    deltas2,
+    deltas3,
+    deltas4,
+    cells0,
+    cells1,
+    cells2,
+    cells3,
+    cells4,
+    width0,
+    width1,
+    width2,
+    width3,
+    width4,
+    vertical0,
+    horizontal0,
+    vertical1,
+    horizontal1,
+    vertical2,
+    horizontal2,
+    vertical3,
+    horizontal3,
+    vertical4,
+    horizontal4,
+    best_entries,
+    found_entries,
+    image_sizes,
+    cell_anchors,
+    scores,
+    boxes,
+    labels,
+    rows,
+    first_row,
+    channels,
+    anchors,
+    centre_offset,
+    top_n,
+    CHANNELS_LAST: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    INDEX_BITS: tl.constexpr,
+    MAX_LOG_SIZE: tl.constexpr,
+    NO_LABEL: tl.constexpr,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Decode the best entries and write them where they rank: grid (tiles of entries, levels, images)."""
+    image = tl.program_id(2).to(tl.int64)
+    level = tl.program_id(1)
+    cells = _pick(level, cells0, cells1, cells2, cells3, cells4)
+    width = _pick(level, width0, width1, width2, width3, width4)
+    vertical = _pick(level, vertical0, vertical1, vertical2, vertical3, vertical4)
+    horizontal = _pick(level, horizontal0, horizontal1, horizontal2, horizontal3, horizontal4)
+    deltas = _pick(level, deltas0, deltas1, deltas2, deltas3, deltas4) + image * anchors * 4 * cells
+    best_entries += (image * LEVELS + level) * top_n
+    count = tl.minimum(tl.load(found_entries + image * LEVELS + level), top_n)
+    lane = tl.program_id(0) * TILE + tl.arange(0, TILE)
+
+    packed = tl.load(best_entries + lane, lane < count, 0)
+    rank = tl.zeros([TILE], tl.int32)
+    for start in range(0, count, TILE):
+        other = start + tl.arange(0, TILE)
+        other = tl.load(best_entries + other, other < count, 0)
+        rank += tl.sum((other[None, :] > packed[:, None]).to(tl.int32), 1)
+    rank = tl.where(lane < count, rank, lane)  # padding follows
+
+    entry = tl.where(lane < count, _index(packed, INDEX_BITS), 0)
+    classes = channels // anchors
+    cell = entry // channels
+    anchor = entry % channels // classes
+    label = entry % classes
+    corner = deltas + _offset(cell, anchor * 4, cells, anchors * 4, CHANNELS_LAST)
+    step = 1 if CHANNELS_LAST else cells
+    dx = tl.load(corner, lane < count, float("inf")).to(tl.float32)
+    dy = tl.load(corner + step, lane < count, 0.0).to(tl.float32)
+    dw = tl.load(corner + 2 * step, lane < count, 0.0).to(tl.float32)
+    dh = tl.load(corner + 3 * step, lane < count, 0.0).to(tl.float32)
+    found = (tl.abs(dx) < float("inf")) & (tl.abs(dy) < float("inf"))
+    found &= (tl.abs(dw) < float("inf")) & (tl.abs(dh) < float("inf"))
+
+    base = cell_anchors + (level * anchors + anchor) * 4
+    centre_x = (cell % width + centre_offset) * horizontal
+    centre_y = (cell // width + centre_offset) * vertical
+    x1, x2 = _side(tl.load(base), tl.load(base + 2), centre_x, dx, dw, MAX_LOG_SIZE)
+    y1, y2 = _side(tl.load(base + 1), tl.load(base + 3), centre_y, dy, dh, MAX_LOG_SIZE)
+    height = tl.load(image_sizes + image * 2).to(tl.float32)
+    width = tl.load(image_sizes + image * 2 + 1).to(tl.float32)
+
+    rows0, rows1 = tl.minimum(top_n, channels * cells0), tl.minimum(top_n, channels * cells1)
+    rows2, rows3 = tl.minimum(top_n, channels * cells2), tl.minimum(top_n, channels * cells3)
+    row = image * rows + first_row + _before(level, rows0, rows1, rows2, rows3) + rank
+    inside = lane < tl.minimum(top_n, channels * cells)
+    score = 1 / (1 + tl.exp(-_logit(packed, KEY_BITS, INDEX_BITS)))
+    tl.store(scores + row, tl.where(found, score, 0.0), inside)
+    tl.store(labels + row, tl.where(found, label, NO_LABEL), inside)
+    tl.store(boxes + row * 4, tl.where(found, _clip(x1, width), 0.0), inside)
+    tl.store(boxes + row * 4 + 1, tl.where(found, _clip(y1, height), 0.0), inside)
+    tl.store(boxes + row * 4 + 2, tl.where(found, _clip(x2, width), 0.0), inside)
+    tl.store(boxes + row * 4 + 3, tl.where(found, _clip(y2, height), 0.0), inside)
+
+
+@triton.jit
+def _pick(level, value0, value1, value2, value3, value4):
+    """The level's own of five values."""
+    high = tl.where(level == 3, value3, value4)
+    return tl.where(level == 0, value0, tl.where(level == 1, value1, tl.where(level == 2, value2, high)))
+
+
+@triton.jit
+def _before(level, value0, value1, value2, value3):
+    """The sum of the values of all levels before `level`."""
+    low = tl.where(level > 0, value0, 0) + tl.where(level > 1, value1, 0)
+    return low + tl.where(level > 2, value2, 0) + tl.where(level > 3, value3, 0)
+
+
+@triton.jit
+def _tiles(cells, chunks, CHANNELS_LAST: tl.constexpr, TILE: tl.constexpr):
+    """How many tiles of `TILE` groups a level has."""
+    if CHANNELS_LAST:
+        return tl.cdiv(cells * chunks, TILE)
+    else:
+        return tl.cdiv(cells, TILE) * chunks
+
+
+@triton.jit
+def _offset(cell, channel, cells, channels, CHANNELS_LAST: tl.constexpr):
+    """Where the map of a level holds a channel of a cell."""
+    if CHANNELS_LAST:
+        return cell * channels + channel
+    else:
+        return channel * cells + cell
+
+
+@triton.jit
+def _finite(logit):
+    """Logits as float32, -inf for what is not finite; -0.0 becomes 0.0, with which it ties."""
+    logit = logit.to(tl.float32)
+    return tl.where(logit < float("inf"), tl.where(logit == 0, 0.0, logit), float("-inf"))
+
+
+@triton.jit
+def _pack(logit, index, KEY_BITS: tl.constexpr, INDEX_BITS: tl.constexpr):
+    """One int64 ≥ 0, larger for a higher logit, then for a lower index."""
+    key = _ordered(logit.to(tl.int32, bitcast=True) >> (32 - KEY_BITS), KEY_BITS).to(tl.int64) + (1 << (KEY_BITS - 1))
+    return (key << INDEX_BITS) | (((1 << INDEX_BITS) - 1) - index)
+
+
+@triton.jit
+def _index(packed, INDEX_BITS: tl.constexpr):
+    """The index in a packed integer."""
+    mask: tl.constexpr = (1 << INDEX_BITS) - 1
+    return (mask - (packed & mask)).to(tl.int32)
+
+
+@triton.jit
+def _logit(packed, KEY_BITS: tl.constexpr, INDEX_BITS: tl.constexpr):
+    """The float32 logit in a packed integer."""
+    key = (packed >> INDEX_BITS) - (1 << (KEY_BITS - 1))
+    return (_ordered(key.to(tl.int32), KEY_BITS) << (32 - KEY_BITS)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _ordered(bits, KEY_BITS: tl.constexpr):
+    """From a float's leading bits to integers that are ordered as the floats are; its own inverse."""
+    return bits ^ ((bits >> 31) & ((1 << (KEY_BITS - 1)) - 1))
+
+
+@triton.jit
+def _side(low, high, centre, shift, log_size, MAX_LOG_SIZE: tl.constexpr):
+    """Both ends of a decoded box along one axis (`boxes.shift_anchors`, then `boxes.decode`)."""
+    low += centre
+    high += centre
+    size = high - low
+    middle = shift * size + (low + 0.5 * size)
+    half = 0.5 * tl.exp(tl.minimum(log_size, MAX_LOG_SIZE)) * size
+    return middle - half, middle + half
+
+
+@triton.jit
+def _clip(coordinate, limit):
+    """The coordinate within the picture (`boxes.clip`)."""
+    return tl.minimum(tl.maximum(coordinate, 0.0), limit)
