@@ -133,4 +133,6 @@ class _Reader:
         line, column = self.place(self.text[: self.position])
         if self.at_end and not self.text[self.position :].strip():
             what += ", found the file's end"
-        raise DataError(f"{self.path} is not a COCO annotation file: {what} at line {line}, column {column}; correct the file.")
+        raise DataError(
+            f"{self.path} is not a COCO annotation file: {what} at line {line}, column {column}; correct the file."
+        )
