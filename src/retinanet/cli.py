@@ -99,6 +99,7 @@ def infer(
     draw
         Folder for pictures with the detections drawn in.
     """
+    from retinanet.data.classes import require_same_classes
     from retinanet.data.coco import read_annotations
     from retinanet.data.folder import images_only
     from retinanet.device import choose_workers
@@ -108,6 +109,8 @@ def infer(
 
     predictor = load(model, config=predict, postprocess=postprocess)
     data = read_annotations(annotations, images) if annotations else images_only(images)
+    if annotations:
+        require_same_classes(data, predictor.classes)
     workers = choose_workers(predict.workers)
     results = run_inference(predictor, data, output=output, draw=draw, workers=workers, keep=annotations is not None)
     if results is not None:

@@ -6,8 +6,9 @@ worker process that touches their reference counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,11 +124,13 @@ class CocoData:
             counts[problem.kind] = counts.get(problem.kind, 0) + 1
         return ", ".join(f"{kind}: {count}" for kind, count in counts.items() if count)
 
-    def write_report(self, path: Path) -> None:
-        """Write every problem as a line of tab-separated kind, id and detail."""
+    def write_report(self, path: Path, more: Iterable[Problem] = ()) -> None:
+        """Write every problem, and those of `more`, as a line of tab-separated kind, id and detail."""
         with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write("kind\tid\tdetail\n")
-            file.writelines(f"{problem.kind}\t{problem.id}\t{problem.detail}\n" for problem in self.problems)
+            file.writelines(
+                f"{problem.kind}\t{problem.id}\t{problem.detail}\n" for problem in chain(self.problems, more)
+            )
 
 
 def clipped_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

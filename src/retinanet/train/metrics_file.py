@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from retinanet.errors import RetinaNetError, UsageError
 from retinanet.files import atomic_write
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -21,16 +22,34 @@ class MetricsFile:
     def __init__(self, model: Path, *, start_step: int) -> None:
         self.path = model.parent / "metrics.csv"
         self.model = model.name
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [r for r in csv.DictReader(file) if r["model"] != self.model or int(r["step"]) <= start_step]
+        rows = self._kept(start_step) if self.path.exists() else []
         with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Add a row; columns that it lacks stay empty."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({"model": self.model, **row})
+        """Add a row; columns that it lacks stay empty.
+
+        Raises:
+            RetinaNetError: the disk is full, or the file may not be written any more.
+        """
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS).writerow({"model": self.model, **row})
+        except OSError as error:
+            raise RetinaNetError(
+                f"Cannot write {self.path} ({error.strerror}); mend it, and give the same command to go on from the "
+                "last checkpoint."
+            ) from error
+
+    def _kept(self, start_step: int) -> list[dict[str, str]]:
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise UsageError(
+                    f"{self.path} should be a table of `retinanet train`, but has other columns; move it, or train "
+                    "into another folder."
+                )
+            whole = [row for row in reader if None not in row.values()]  # a run that was killed may leave half a row
+        return [row for row in whole if row["model"] != self.model or int(row["step"]) <= start_step]

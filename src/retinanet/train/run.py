@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from retinanet.config import DataConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
+from retinanet.data.classes import require_same_classes
 from retinanet.data.coco import read_annotations
 from retinanet.data.sampler import TrainPlan
 from retinanet.data.torch_loader import TorchLoader
@@ -28,6 +30,7 @@ from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
 from retinanet.train.optim import build_optimizer, learning_rate, peak_rate
+from retinanet.train.problems import ProblemReport
 from retinanet.train.session import open_session
 from retinanet.train.step import TrainStep
 
@@ -57,11 +60,16 @@ def run_training(
     data.check_trainable()
     assert data.classes is not None
     held_out = read_annotations(val_annotations, val_images) if val_annotations else None
+    if held_out:
+        require_same_classes(held_out, data.classes)
 
     session = open_session(path, data.classes, model_config, data_config, train_config)
     network = session.network.to(device).to(memory_format=torch.channels_last).train()
     plan = training_plan(data, data_config, train_config.seed)
     total_steps = train_config.iters or train_config.epochs * plan.steps_per_epoch
+    if session.step >= total_steps:
+        print(f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.", file=sys.stderr)
+        return
     peak = peak_rate(train_config, data_config.batch)
     optimizer = build_optimizer(train_config, network, peak)
     precision = choose_precision(train_config.precision, device, on_gpu="bf16")
@@ -86,10 +94,13 @@ def run_training(
         validate=partial(validate, network, held_out, data_config, train_config) if held_out else None,
         validate_every=train_config.val_every,
     )
-    log = TrainLog(
-        MetricsFile(path, start_step=session.step), start_step=session.step, total_steps=total_steps, device=device
-    )
-    train_loop(session, step, loader, course, log)
+    metrics = MetricsFile(path, start_step=session.step)
+    report = ProblemReport(path, data)
+    log = TrainLog(metrics, start_step=session.step, total_steps=total_steps, device=device)
+    try:
+        train_loop(session, step, loader, course, log)
+    finally:
+        report.add_images(loader.broken)
 
 
 def training_plan(data: CocoData, config: DataConfig, seed: int) -> TrainPlan:

@@ -24,6 +24,12 @@ from retinanet.model.record import ModelRecord
 from retinanet.train.step import TrainStep
 from retinanet.types import ClassMap
 
+_OPTION_OF = {
+    **{"backbones": "--backbone or --weights", "width": "--width", "cell_anchors": "--anchor-scale"},
+    **{"resize": "--resize", "max_size": "--max-size"},
+}
+"""Which option decides a field of a new model's record; other fields differ only in what was fine-tuned."""
+
 
 @dataclass
 class Session:
@@ -31,6 +37,8 @@ class Session:
 
     path: Path
     network: RetinaNet
+    settings: dict[str, Any]
+    """Options that a resumed run must share, since its state means nothing to others."""
     step: int = 0
     """Steps done."""
     best: float | None = None
@@ -48,6 +56,7 @@ class Session:
         state = {
             "step": self.step,
             "best": self.best,
+            "settings": self.settings,
             "optimizer": step.optimizer.state_dict(),
             "scaler": step.scaler.state_dict(),
             "rng": torch.get_rng_state(),
@@ -58,7 +67,9 @@ class Session:
         """Bring optimiser, scaler and random numbers to where the checkpoint left them."""
         if self.resumed is None:
             return
-        step.optimizer.load_state_dict(self.resumed["optimizer"])
+        # The groups hold options such as the weight decay, which may be others now.
+        groups = step.optimizer.state_dict()["param_groups"]
+        step.optimizer.load_state_dict({**self.resumed["optimizer"], "param_groups": groups})
         step.scaler.load_state_dict(self.resumed["scaler"])
         torch.set_rng_state(self.resumed["rng"])
         self.resumed = None  # the tensors were copied: give their memory back
@@ -81,10 +92,16 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
     """
     torch.manual_seed(train.seed)
     if path.exists() and not train.override:
-        return _resume(path, classes, model, data)
+        return _resume(path, classes, model, data, train)
     if model.fine_tune is not None:
-        return Session(path, _fine_tuned(load_checkpoint(model.fine_tune), classes, data))
-    return Session(path, create_network(_new_record(classes, model, data), model.weights))
+        network = _fine_tuned(load_checkpoint(model.fine_tune), classes, data)
+    else:
+        network = create_network(_new_record(classes, model, data), model.weights)
+    return Session(path, network, _settings(data, train))
+
+
+def _settings(data: DataConfig, train: TrainConfig) -> dict[str, Any]:
+    return {"--batch": data.batch, "--optimizer": train.optimizer}
 
 
 def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig) -> ModelRecord:
@@ -107,31 +124,33 @@ def _fine_tuned(old: Checkpoint, classes: ClassMap, data: DataConfig) -> RetinaN
     return network
 
 
-def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig) -> Session:
+def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig) -> Session:
     checkpoint = load_checkpoint(path)
-    state = checkpoint.training_state
+    state, found = checkpoint.training_state, checkpoint.record
     if state is None:
         raise UsageError(
             f"{path} holds weights alone, without the state of a training to resume: "
             f"train a new file with --fine-tune {path}, or give --override to replace it."
         )
-    if checkpoint.record.classes != classes:
+    if found.classes != classes:
         raise ModelError(
-            f"{path} was trained for other classes ({_summary(checkpoint.record.classes)}) than the annotations hold "
+            f"{path} was trained for other classes ({_summary(found.classes)}) than the annotations hold "
             f"({_summary(classes)}): train a new file with --fine-tune {path}, or give --override to replace it."
         )
-    if model.fine_tune is None:  # a fine-tuned model has its architecture from elsewhere
-        _require_same_settings(path, checkpoint.record, _new_record(classes, model, data))
-    return Session(path, build_network(checkpoint), step=state["step"], best=state["best"], resumed=state)
-
-
-def _require_same_settings(path: Path, found: ModelRecord, asked: ModelRecord) -> None:
-    other = [field.name for field in fields(ModelRecord) if getattr(found, field.name) != getattr(asked, field.name)]
-    if other:
+    if model.fine_tune is None:
+        asked = _new_record(classes, model, data)
+    else:  # the architecture came from elsewhere
+        asked = replace(found, resize=data.resize, max_size=data.longest)
+    settings = _settings(data, train)
+    differ = [field.name for field in fields(found) if getattr(found, field.name) != getattr(asked, field.name)]
+    others = [_OPTION_OF.get(name, "--fine-tune") for name in differ]
+    others += [option for option, value in settings.items() if state["settings"][option] != value]
+    if others:
         raise UsageError(
-            f"{path} was trained with another {' and '.join(other)} than the options give: repeat the options of its "
-            "first command to resume it, or give --override to replace it."
+            f"{path} was trained with another {' and '.join(others)}: repeat the options of its first command to go "
+            "on, or give --override to replace it."
         )
+    return Session(path, build_network(checkpoint), settings, step=state["step"], best=state["best"], resumed=state)
 
 
 def _summary(classes: ClassMap) -> str:
