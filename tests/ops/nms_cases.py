@@ -4,11 +4,11 @@ import torch
 
 
 def make_candidates(batch=2, count=300, classes=3, *, size=100.0, seed=0):
-    """Random boxes of up to half of `size`; scores rounded so that many tie; a tenth is padding."""
+    """Boxes with sides of 10 to 50, corners within `size`; scores rounded so that many tie; a tenth is padding."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(batch, count, generator=generator).mul(100).round().div(100)
-    boxes = torch.rand(batch, count, 4, generator=generator) * size
-    boxes[..., 2:] = boxes[..., :2] + boxes[..., 2:] / 2
+    corner, side = torch.rand(2, batch, count, 2, generator=generator)
+    boxes = torch.cat([corner * size, corner * size + side * 40 + 10], -1)
     labels = torch.randint(classes, (batch, count), generator=generator)
     padding = torch.rand(batch, count, generator=generator) < 0.1
     return scores.where(~padding, 0), boxes.where(~padding[..., None], 0), labels.where(~padding, -1)
