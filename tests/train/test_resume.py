@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import SMALL, Command, Shapes, assert_same, checkpoint, metric_rows, words_of
 
+from command_line import SMALL, Command, Shapes, assert_same, checkpoint, metric_rows, words_of
 from retinanet.train.log import TrainLog
 
 STEPS = 8
@@ -130,7 +130,9 @@ def test_other_classes_are_refused(train: Command, trained: Path, own_shapes: Sh
     own_shapes.annotations.write_text(text.replace('"triangle"', '"cone"'))
     done = train(trained, data=own_shapes, optimizer="adamw")
     assert done.code == 4
-    assert all(words in done.sentence for words in ("disc, rectangle, triangle", "disc, rectangle, cone", "--fine-tune"))
+    assert all(
+        words in done.sentence for words in ("disc, rectangle, triangle", "disc, rectangle, cone", "--fine-tune")
+    )
 
 
 def test_the_best_weights_are_no_run_to_resume(train: Command, shapes: Shapes, tmp_path: Path) -> None:

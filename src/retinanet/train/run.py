@@ -68,7 +68,10 @@ def run_training(
     plan = training_plan(data, data_config, train_config.seed)
     total_steps = train_config.iters or train_config.epochs * plan.steps_per_epoch
     if session.step >= total_steps:
-        print(f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.", file=sys.stderr)
+        print(
+            f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.",
+            file=sys.stderr,
+        )
         return
     peak = peak_rate(train_config, data_config.batch)
     optimizer = build_optimizer(train_config, network, peak)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retinanet.config import Precision
 from retinanet.device import autocast
-from retinanet.model.criterion import Criterion
+from retinanet.model.criterion import Criterion, LossSums
 from retinanet.types import Batch
 
 
@@ -25,8 +25,9 @@ class StepLosses(NamedTuple):
 class TrainStep:
     """Moves the weights by one batch.
 
-    A step whose gradients are not finite leaves weights and optimiser untouched: the scaler sees to that, on the
-    device. Only fp16 needs its loss scaling too; for the other precisions the scale is held at 1.
+    A step that is not finite leaves weights, optimiser and batch norm's statistics untouched, without waiting for the
+    device: of the weights the scaler takes care. Only fp16 needs its loss scaling too; for the other precisions the
+    scale is held at 1.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         clip_norm: float,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.network = network
         self.criterion = criterion
@@ -44,6 +47,9 @@ class TrainStep:
         self.clip_norm = clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self.losses = torch.compile(self._losses, dynamic=False) if compiled else self._losses
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**14 if precision == "fp16" else 1.0)
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
@@ -51,18 +57,26 @@ class TrainStep:
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        with autocast(self.device, self.precision):
-            outputs = self.network(batch.images, batch.image_sizes)
-        sums = self.criterion(outputs, batch)
+        statistics = [buffer.clone() for buffer in self.statistics]
+        sums = self.losses(batch)
         positives = sums.positives.clamp(min=1)
         classification, box = sums.classification / positives, sums.box / positives
         loss = classification + box
+        # Gradients can be finite where the loss is not (smooth L1's are bounded), so it makes them NaN.
+        told = loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
 
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(told).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update(None if self.precision == "fp16" else 1.0)
         bad = ~torch.isfinite(loss) if self.precision == "fp16" else ~torch.isfinite(loss + norm)
+        for buffer, before in zip(self.statistics, statistics, strict=True):
+            buffer.copy_(torch.where(bad, before, buffer))
         return StepLosses(classification.detach(), box.detach(), bad.float())
+
+    def _losses(self, batch: Batch) -> LossSums:
+        with autocast(self.device, self.precision):
+            outputs = self.network(batch.images, batch.image_sizes)
+        return self.criterion(outputs, batch)
