@@ -57,10 +57,10 @@ def main() -> None:
 
 def postprocessing(batches: list[int], bandwidth: float) -> None:
     say("## Decode + NMS, 800×1344, 80 classes, fp16, channels-last")
-    say("floor: reading the logits once at the copy's bandwidth; share: floor / graph")
+    say("MB: of logits; floor: reading them once at the copy's bandwidth; share: floor / graph")
     say()
     say(
-        "| workload | batch | in a CUDA graph, ms | eager, ms | torchvision, ms | times faster | read, MB | floor, ms | share |"
+        "| workload | batch | CUDA graph, ms | eager, ms | torchvision, ms | times faster | MB | floor, ms | share |"
     )
     say("|---|---|---|---|---|---|---|---|---|")
     for kind in KINDS:

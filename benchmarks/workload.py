@@ -20,6 +20,8 @@ LOWEST_LOGIT = -2.9
 
 
 class Workload(NamedTuple):
+    """What decode takes."""
+
     outputs: HeadOutputs
     image_sizes: Tensor
     """int64 `[N, 2]`."""

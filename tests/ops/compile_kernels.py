@@ -26,7 +26,8 @@ class Recorder:
     def __call__(self, *arguments, num_warps, **constants):
         names = self.kernel.arg_names
         given = dict(zip(names, arguments, strict=False))
-        signature = {name: kind_of(given[name]) if name in given else "constexpr" for name in names}
+        constants |= {name: 1 for name, value in given.items() if type(value) is int and value == 1}  # as a launch does
+        signature = {name: "constexpr" if name in constants else kind_of(given[name]) for name in names}
         source = ASTSource(self.kernel, signature, {(names.index(name),): value for name, value in constants.items()})
         for capability in map(int, sys.argv[1:]):
             compiled = triton.compile(
@@ -45,12 +46,25 @@ def kind_of(value):
 for module in (decode, nms, focal_loss):
     module.wrap_triton = Recorder
 
-for dtype, layout in ((torch.float16, torch.channels_last), (torch.float32, torch.contiguous_format)):
-    logits = torch.zeros(1, 9 * 80, 20, 30, dtype=dtype).contiguous(memory_format=layout)
-    deltas = torch.zeros(1, 9 * 4, 20, 30, dtype=dtype).contiguous(memory_format=layout)
-    image_sizes = torch.zeros(1, 2, dtype=torch.int64)
-    decode.decode([logits], [deltas], image_sizes, torch.zeros(1, 9, 4), [8.0, 8.0], 0.5, -2.9, 1000)
-flat, labels = torch.zeros(10, 80, dtype=torch.bfloat16), torch.zeros(10, dtype=torch.int64)
-focal_loss.focal_loss(flat, labels, 0.25, 2.0)
-focal_loss.focal_loss_backward(torch.ones(()), flat, labels, 0.25, 2.0)
-nms.nms(torch.zeros(1, 5000), torch.zeros(1, 5000, 4), torch.zeros(1, 5000, dtype=torch.int64), 0.5, 100)
+
+def decode_all(dtype, layout, *, anchors=9, classes=80, size=(20, 30), top_n=1000):
+    logits = torch.zeros(1, anchors * classes, *size, dtype=dtype).contiguous(memory_format=layout)
+    deltas = torch.zeros(1, anchors * 4, *size, dtype=dtype).contiguous(memory_format=layout)
+    image_sizes, cell_anchors = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, anchors, 4)
+    decode.decode([logits], [deltas], image_sizes, cell_anchors, [8.0, 8.0], 0.5, -2.9, top_n)
+
+
+def suppress_all(candidates=5000, detections=100):
+    labels = torch.zeros(1, candidates, dtype=torch.int64)
+    nms.nms(torch.zeros(1, candidates), torch.zeros(1, candidates, 4), labels, 0.5, detections)
+
+
+decode_all(torch.float16, torch.channels_last)
+decode_all(torch.float32, torch.contiguous_format)
+decode_all(torch.bfloat16, torch.contiguous_format, anchors=1, classes=1, size=(1, 1), top_n=1)
+suppress_all()
+suppress_all(candidates=1, detections=1)
+for shape in ((10, 80), (1, 1)):
+    logits, labels = torch.zeros(shape, dtype=torch.bfloat16), torch.zeros(shape[0], dtype=torch.int64)
+    focal_loss.focal_loss(logits, labels, 0.25, 2.0)
+    focal_loss.focal_loss_backward(torch.ones(()), logits, labels, 0.25, 2.0)

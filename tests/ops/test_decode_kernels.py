@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from retinanet.ops.decode import reference
 from retinanet.ops.decode import triton as kernels
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [
+    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),  # of the interpreter's numpy
+]
 
 
 def run(decode, case, device="cpu", *, threshold=-2.9, top_n=20, centre_offset=0.5):

@@ -7,8 +7,8 @@ are selected (`_select`), their entries listed (`_expand`), of these the best se
 (`_emit`). What is listed is (logit, position) packed into one integer; no two are equal, so the order in which
 programs append to a list does not matter, and neither NaN nor a tie needs care after packing.
 
-Time and memory hardly depend on how much passes. The workspace is 8 bytes a group, 1/4 of fp16 logits' size at most
-for 16 channels and 1/16 for 64, and `top_n` * 528 bytes a level and image.
+Time and memory hardly depend on how much passes. The workspace is 8 bytes a group (1/16 of fp16 logits where a cell's
+channels are a multiple of 64) and 528 * `top_n` bytes a level and image.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -82,7 +82,7 @@ def _decode_levels(
     absent = LEVELS - len(logits)
     cells = [level.shape[2] * level.shape[3] for level in logits] + [0] * absent
     widths = [level.shape[3] for level in logits] + [1] * absent
-    assert max(cells) * channels < 2**31
+    assert max(cells) * channels < 2**30
     logits, logits_last = _one_layout(logits)
     deltas, deltas_last = _one_layout(deltas)
     logits, deltas = logits + logits[:1] * absent, deltas + deltas[:1] * absent
@@ -106,9 +106,9 @@ def _decode_levels(
         found_groups,
         channels,
         logit_threshold,
+        group_bits,
         CHANNELS_LAST=logits_last,
         KEY_BITS=key_bits,
-        INDEX_BITS=group_bits,
         GROUP=GROUP,
         LEVELS=LEVELS,
         TILE=tile,
@@ -121,7 +121,7 @@ def _decode_levels(
         best_groups,
         floors,
         top_n,
-        BITS=key_bits + group_bits,
+        key_bits + group_bits,
         LEVELS=LEVELS,
         CHUNK=8192,
         num_warps=16,
@@ -138,10 +138,10 @@ def _decode_levels(
         channels,
         logit_threshold,
         top_n,
+        group_bits,
+        entry_bits,
         CHANNELS_LAST=logits_last,
         KEY_BITS=key_bits,
-        GROUP_BITS=group_bits,
-        ENTRY_BITS=entry_bits,
         GROUP=GROUP,
         LEVELS=LEVELS,
         TILE=tile,
@@ -154,7 +154,7 @@ def _decode_levels(
         best_entries,
         floors,
         top_n,
-        BITS=key_bits + entry_bits,
+        key_bits + entry_bits,
         LEVELS=LEVELS,
         CHUNK=8192,
         num_warps=16,
@@ -177,9 +177,9 @@ def _decode_levels(
         cell_anchors.shape[1],
         centre_offset,
         top_n,
+        entry_bits,
         CHANNELS_LAST=deltas_last,
         KEY_BITS=key_bits,
-        INDEX_BITS=entry_bits,
         MAX_LOG_SIZE=MAX_LOG_SIZE,
         NO_LABEL=NO_LABEL,
         LEVELS=LEVELS,
@@ -211,9 +211,9 @@ def _scan(
     found_groups,
     channels,
     threshold,
+    index_bits,
     CHANNELS_LAST: tl.constexpr,
     KEY_BITS: tl.constexpr,
-    INDEX_BITS: tl.constexpr,
     GROUP: tl.constexpr,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
@@ -254,7 +254,7 @@ def _scan(
     count = tl.sum(passes.to(tl.int32), 0)
     if count > 0:
         slot = tl.atomic_add(found_groups + image * LEVELS + level, count) + tl.cumsum(passes.to(tl.int32), 0) - 1
-        packed = _pack(best, group, KEY_BITS, INDEX_BITS)
+        packed = _pack(best, group, index_bits, KEY_BITS)
         tl.store(group_list + slot, packed, passes)
 
 
@@ -270,7 +270,7 @@ def _select(
     best,
     floors,
     top_n,
-    BITS: tl.constexpr,
+    bits,
     LEVELS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -285,7 +285,7 @@ def _select(
     lane = tl.arange(0, CHUNK)
     floor = tl.full([], 0, tl.int64)
     wanted = top_n
-    shift = tl.where(count > top_n, BITS, 0)
+    shift = tl.where(count > top_n, bits, 0)
     while shift > 0:
         above = shift
         shift = tl.maximum(shift - 8, 0)
@@ -333,10 +333,10 @@ def _expand(
     channels,
     threshold,
     top_n,
+    group_bits,
+    entry_bits,
     CHANNELS_LAST: tl.constexpr,
     KEY_BITS: tl.constexpr,
-    GROUP_BITS: tl.constexpr,
-    ENTRY_BITS: tl.constexpr,
     GROUP: tl.constexpr,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
@@ -351,16 +351,16 @@ def _expand(
         logits = _pick(level, logits0, logits1, logits2, logits3, logits4) + image * channels * cells
         lane = tl.arange(0, TILE * GROUP)
         row = tl.program_id(0) * TILE + lane // GROUP
-        group = _index(tl.load(best_groups + list_index * top_n + row, row < count, 0), GROUP_BITS)
+        group = _index(tl.load(best_groups + list_index * top_n + row, row < count, 0), group_bits)
         chunks = tl.cdiv(channels, GROUP)
         cell = group // chunks
         channel = (group % chunks) * GROUP + lane % GROUP
         inside = (row < count) & (channel < channels)
         logit = tl.load(logits + _offset(cell, channel, cells, channels, CHANNELS_LAST), inside, float("-inf"))
         logit = _finite(logit)
-        packed = _pack(logit, cell * channels + channel, KEY_BITS, ENTRY_BITS)
-        floor = tl.load(floors + list_index) >> GROUP_BITS
-        passes = ((logit > threshold) & (packed >> ENTRY_BITS >= floor)).to(tl.int32)
+        packed = _pack(logit, cell * channels + channel, entry_bits, KEY_BITS)
+        floor = tl.load(floors + list_index) >> group_bits
+        passes = ((logit > threshold) & (packed >> entry_bits >= floor)).to(tl.int32)
         slot = tl.atomic_add(found_entries + list_index, tl.sum(passes, 0)) + tl.cumsum(passes, 0) - 1
         tl.store(entry_list + list_index * top_n * GROUP + slot, packed, passes != 0)
 
@@ -405,9 +405,9 @@ def _emit(
     anchors,
     centre_offset,
     top_n,
+    index_bits,
     CHANNELS_LAST: tl.constexpr,
     KEY_BITS: tl.constexpr,
-    INDEX_BITS: tl.constexpr,
     MAX_LOG_SIZE: tl.constexpr,
     NO_LABEL: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -433,7 +433,7 @@ def _emit(
         rank += tl.sum((other[None, :] > packed[:, None]).to(tl.int32), 1)
     rank = tl.where(lane < count, rank, lane)  # padding follows
 
-    entry = tl.where(lane < count, _index(packed, INDEX_BITS), 0)
+    entry = tl.where(lane < count, _index(packed, index_bits), 0)
     classes = channels // anchors
     cell = entry // channels
     anchor = entry % channels // classes
@@ -459,7 +459,7 @@ def _emit(
     rows2, rows3 = tl.minimum(top_n, channels * cells2), tl.minimum(top_n, channels * cells3)
     row = image * rows + first_row + _before(level, rows0, rows1, rows2, rows3) + rank
     inside = lane < tl.minimum(top_n, channels * cells)
-    score = 1 / (1 + tl.exp(-_logit(packed, KEY_BITS, INDEX_BITS)))
+    score = 1 / (1 + tl.exp(-_logit(packed, index_bits, KEY_BITS)))
     tl.store(scores + row, tl.where(found, score, 0.0), inside)
     tl.store(labels + row, tl.where(found, label, NO_LABEL), inside)
     tl.store(boxes + row * 4, tl.where(found, _clip(x1, width), 0.0), inside)
@@ -508,23 +508,23 @@ def _finite(logit):
 
 
 @triton.jit
-def _pack(logit, index, KEY_BITS: tl.constexpr, INDEX_BITS: tl.constexpr):
+def _pack(logit, index, index_bits, KEY_BITS: tl.constexpr):
     """One int64 ≥ 0, larger for a higher logit, then for a lower index."""
     key = _ordered(logit.to(tl.int32, bitcast=True) >> (32 - KEY_BITS), KEY_BITS).to(tl.int64) + (1 << (KEY_BITS - 1))
-    return (key << INDEX_BITS) | (((1 << INDEX_BITS) - 1) - index)
+    return (key << index_bits) | (((1 << index_bits) - 1) - index)
 
 
 @triton.jit
-def _index(packed, INDEX_BITS: tl.constexpr):
+def _index(packed, index_bits):
     """The index in a packed integer."""
-    mask: tl.constexpr = (1 << INDEX_BITS) - 1
+    mask = (1 << index_bits) - 1
     return (mask - (packed & mask)).to(tl.int32)
 
 
 @triton.jit
-def _logit(packed, KEY_BITS: tl.constexpr, INDEX_BITS: tl.constexpr):
+def _logit(packed, index_bits, KEY_BITS: tl.constexpr):
     """The float32 logit in a packed integer."""
-    key = (packed >> INDEX_BITS) - (1 << (KEY_BITS - 1))
+    key = (packed >> index_bits) - (1 << (KEY_BITS - 1))
     return (_ordered(key.to(tl.int32), KEY_BITS) << (32 - KEY_BITS)).to(tl.float32, bitcast=True)
 
 
