@@ -98,7 +98,7 @@ def torchvision_peer(workload: Workload) -> Callable[[], object]:
     outputs, sizes = workload.outputs, workload.image_sizes.tolist()
     backbone = torch.nn.Identity()
     backbone.out_channels = 256
-    peer = RetinaNet(backbone, num_classes=80)
+    peer = RetinaNet(backbone, num_classes=80, detections_per_img=100)
     per_cell = workload.cell_anchors.shape[1]
     by_anchor = [
         [level.permute(0, 2, 3, 1).reshape(len(sizes), -1, level.shape[1] // per_cell) for level in maps]
