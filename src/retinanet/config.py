@@ -130,6 +130,7 @@ class TrainConfig:
             f"--milestones are ascending fractions of the run between 0 and 1, but are {self.milestones}; "
             "the default is 0.667 0.917.",
         )
+        _require(self.seed >= 0, f"--seed must be at least 0, but is {self.seed}.")
         _require(0 < self.gamma <= 1, f"--gamma must be above 0 and at most 1, but is {self.gamma}.")
         _require(self.clip_norm > 0, f"--clip-norm must be positive, but is {self.clip_norm}; the default is 10.")
         _require(self.val_every >= 1, f"--val-every must be at least 1, but is {self.val_every}.")

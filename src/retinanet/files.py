@@ -65,7 +65,9 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         _raise_sentence(error, target, probe)
-        raise
+        raise UsageError(
+            f"Cannot write {target}: {target.parent} takes no new file ({error.strerror}); name another folder."
+        ) from error
 
 
 def _is_device(path: str | os.PathLike[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePath
@@ -49,6 +50,14 @@ def predict_dataset(
         console.print(f"Left out: {sentence}", markup=False, highlight=False)
 
 
+def tell_dropped_images(data: CocoData) -> None:
+    """Say on stderr how many images `data` had to leave out when it was read, and why the first."""
+    if data.dropped_images:
+        print(
+            f"Left out: {len(data.dropped_images)} images; the first: {data.dropped_images[0].detail}", file=sys.stderr
+        )
+
+
 def run_inference(
     predictor: Predictor, data: CocoData, *, output: Path, draw: Path | None, workers: int, keep: bool
 ) -> Results | None:
@@ -61,6 +70,7 @@ def run_inference(
     require_writable(output)
     if draw is not None:
         _make_folder(draw)
+    tell_dropped_images(data)
     index_of_id = {image_id: index for index, image_id in enumerate(data.image_ids.tolist())}
     kept: list[Results] = []
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ from retinanet.evaluate.coco import Metrics, evaluate
 from retinanet.files import require_writable
 from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
-from retinanet.predict.dataset import predict_dataset
+from retinanet.predict.dataset import predict_dataset, tell_dropped_images
 from retinanet.predict.predictor import Predictor
 from retinanet.predict.results import concatenate, to_results
 from retinanet.predict.runtimes.torch import TorchRuntime
@@ -62,6 +62,7 @@ def run_training(
     held_out = read_annotations(val_annotations, val_images) if val_annotations else None
     if held_out:
         require_same_classes(held_out, data.classes)
+        tell_dropped_images(held_out)
 
     session = open_session(path, data.classes, model_config, data_config, train_config)
     network = session.network.to(device).to(memory_format=torch.channels_last).train()
