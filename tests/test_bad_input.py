@@ -264,6 +264,36 @@ def test_limits_larger_than_what_there_is(retinanet: Command, trained: Path, sha
     assert len(json.loads((tmp_path / "detections.json").read_text())) > 7 * 100
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore"), ["allocate 9 GiB", "--batch"]),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. More"), ["Bus error", "--workers"]),
+    ],
+)
+def test_memory_that_is_too_small(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TrainStep, "__call__", fail)
+    done = train(tmp_path / "model.pth", iters=1)
+    assert done.code == 1
+    assert all(word in done.sentence for word in words)
+
+
+def test_other_errors_are_ours_and_keep_their_traceback(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(TrainStep, "__call__", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(tmp_path / "model.pth", iters=1)
+
+
 def test_pretrained_weights_without_cache_and_network(shapes: Shapes, tmp_path: Path) -> None:
     """Nothing trains from noise by accident."""
     options = {**shapes.training, **SMALL, "weights": None}

@@ -24,6 +24,7 @@ app = App(
     help_format="plaintext",
     # One dash-separated name per option, no --no-…/--empty-… twins; `--backbone A B` takes all words that follow.
     default_parameter=Parameter(negative="", consume_multiple=True),
+    suppress_keyboard_interrupt=False,  # `main` has a sentence for it
 )
 
 
@@ -127,6 +128,13 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("Interrupted; nothing was saved since the last checkpoint.", 6)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's
+            _fail(f"The GPU's memory is too small ({reason}); lower --batch or --resize.", 1)
+        if reason.startswith("DataLoader worker"):
+            _fail(f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory.", 1)
+        raise
 
 
 def _command_given() -> str:

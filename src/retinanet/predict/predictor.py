@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,11 +63,10 @@ class Predictor:
         Raises:
             DataError: a picture cannot be read, or an array or tensor has the wrong layout, type or range.
         """
-        if isinstance(pictures, str | os.PathLike | np.ndarray) or (
-            isinstance(pictures, Tensor) and pictures.ndim == 3
-        ):
-            pictures = [pictures]
-        images = [_as_image(picture) for picture in pictures]
+        one = isinstance(pictures, str | np.ndarray) or not isinstance(pictures, Iterable)
+        one = one or (isinstance(pictures, Tensor) and pictures.ndim != 4)
+        several: Iterable[Any] = [pictures] if one else pictures  # type: ignore[assignment]
+        images = [_as_image(picture) for picture in several]
         if not images:
             raise DataError("Expected at least one picture, but the list is empty; leave the call out.")
         sizes = np.array([image.shape[1:] for image in images])
