@@ -100,7 +100,7 @@ class TrainConfig:
     schedule: Literal["step", "cosine"] = "cosine"
     """How the learning rate falls: along a half cosine to zero, or by --gamma at --milestones."""
     warmup: int | None = None
-    """Steps of linear warm-up (default: 500, at most a tenth of the run)."""
+    """Steps of linear warm-up (default: 500, at most a tenth of the run; for sgd 1000, at most a third)."""
     milestones: tuple[float, ...] = (0.667, 0.917)
     """Fractions of the run at which the step schedule lowers the rate."""
     gamma: float = 0.1

@@ -39,12 +39,12 @@ def test_warmup_equals_linearlr() -> None:
     assert [learning_rate(config, 0.02, step, 30) for step in range(30)] == pytest.approx(expected)
 
 
-def test_warmup_of_a_short_run_is_a_tenth_of_it() -> None:
-    config = TrainConfig(schedule="step", milestones=())
-    assert learning_rate(config, 1.0, 3, 40) < 1.0
-    assert learning_rate(config, 1.0, 4, 40) == 1.0
-    assert learning_rate(config, 1.0, 499, 100_000) < 1.0
-    assert learning_rate(config, 1.0, 500, 100_000) == 1.0
+@pytest.mark.parametrize(("optimizer", "of_40_steps", "of_many"), [("adamw", 4, 500), ("sgd", 13, 1000)])
+def test_warmup_is_part_of_a_short_run_and_bounded_in_a_long_one(optimizer: str, of_40_steps: int, of_many: int) -> None:
+    config = TrainConfig(optimizer=optimizer, schedule="step", milestones=())
+    for total, warmup in ((40, of_40_steps), (100_000, of_many)):
+        assert learning_rate(config, 1.0, warmup - 1, total) < 1.0
+        assert learning_rate(config, 1.0, warmup, total) == 1.0
 
 
 @pytest.mark.parametrize(

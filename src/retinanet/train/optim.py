@@ -13,7 +13,8 @@ from retinanet.config import TrainConfig
 MOMENTUM = 0.9
 WARMUP_START = 0.001
 """The first step's share of the peak rate (Goyal et al. 2017, section 2.2, start near zero)."""
-MAX_WARMUP = 500
+_WARMUP = {"sgd": (1000, 3), "adamw": (500, 10)}
+"""Steps, and the part of a short run. SGD at its rate diverges for good when it gets there sooner."""
 _LR_AT_16 = {"sgd": 0.01, "adamw": 2e-4}
 _WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
 
@@ -25,7 +26,8 @@ def peak_rate(config: TrainConfig, batch: int) -> float:
 
 def learning_rate(config: TrainConfig, peak: float, step: int, total_steps: int) -> float:
     """Rate of `step` (0 … total_steps - 1): linear warm-up, then the step or cosine schedule."""
-    warmup = config.warmup if config.warmup is not None else min(MAX_WARMUP, total_steps // 10)
+    most, part = _WARMUP[config.optimizer]
+    warmup = config.warmup if config.warmup is not None else min(most, total_steps // part)
     ramp = min(1.0, WARMUP_START + (1 - WARMUP_START) * step / warmup) if warmup else 1.0
     if config.schedule == "cosine":
         return peak * ramp * 0.5 * (1 + math.cos(math.pi * step / total_steps))
