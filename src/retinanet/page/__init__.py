@@ -1,0 +1,1 @@
+"""The self-contained HTML page that doctor and report share: one template, one look."""

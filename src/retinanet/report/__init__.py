@@ -1,0 +1,1 @@
+"""`retinanet report`: what a model gets right and wrong, as one page."""
