@@ -1,7 +1,8 @@
 """The values that travel between the rooms: a batch, the heads' outputs, detections, and the class map.
 
 Boxes are float32 (x1, y1, x2, y2) in pixels, continuous coordinates, origin at the image's top left corner;
-their conventions live in `boxes.py`. N images, L pyramid levels, A anchors a cell, C classes, K target slots, D detections.
+their conventions live in `boxes.py`. N images, L pyramid levels, A anchors a cell, C classes, K target slots,
+D detections.
 """
 
 from __future__ import annotations
