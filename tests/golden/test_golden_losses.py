@@ -66,7 +66,14 @@ def losses(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[float]]:
         model_config=ModelConfig(backbone=("test_resnet",), width=32, weights="none"),
         data_config=DataConfig(resize=96, max_size=160, jitter=(80, 112), batch=4, workers=0),
         train_config=TrainConfig(
-            iters=STEPS, optimizer="sgd", lr=0.005, schedule="step", clip_norm=10.0, device="cpu", override=True
+            iters=STEPS,
+            optimizer="sgd",
+            lr=0.005,
+            warmup=2,
+            schedule="step",
+            clip_norm=10.0,
+            device="cpu",
+            override=True,
         ),
     )
     return found

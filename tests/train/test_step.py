@@ -24,7 +24,9 @@ from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
 
 CLASSES = ClassMap((3, 17, 44), ("disc", "rectangle", "triangle"))
-DATA = DataConfig(resize=64, max_size=96, batch=4)
+# No canvas of 64: there P7 is made from a single cell, where oneDNN's bfloat16 gradient (of PyTorch 2.14, on CPUs with
+# AVX512_BF16) holds memory that was never written.
+DATA = DataConfig(resize=80, max_size=128, batch=4)
 
 
 @pytest.fixture(scope="module")
