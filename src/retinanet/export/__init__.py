@@ -1,0 +1,1 @@
+"""Exports: one file that is the whole detector, verified against its checkpoint."""
