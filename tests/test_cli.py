@@ -18,11 +18,17 @@ TRAIN_OPTIONS = {
 INFER_OPTIONS = {
     *("images", "annotations", "output", "draw"),
     *("threshold", "nms", "top-n", "detections"),
-    *("resize", "max-size", "batch", "workers", "precision", "device"),
+    *("resize", "max-size", "canvas", "batch", "workers", "precision", "device"),
+}
+EXPORT_OPTIONS = {
+    *("size", "batch", "precision", "device", "verify-images"),
+    *("threshold", "nms", "top-n", "detections"),
 }
 
 
-@pytest.mark.parametrize(("command", "expected"), [("train", TRAIN_OPTIONS), ("infer", INFER_OPTIONS)])
+@pytest.mark.parametrize(
+    ("command", "expected"), [("train", TRAIN_OPTIONS), ("infer", INFER_OPTIONS), ("export", EXPORT_OPTIONS)]
+)
 def test_the_set_of_options_is_pinned(command: str, expected: set[str]) -> None:
     """An option is a promise: add it here on purpose, with its documentation."""
     arguments = cli.app[command].assemble_argument_collection(default_parameter=cli.app.default_parameter)
@@ -46,6 +52,11 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--milestones", "0.9", "0.5"], "--milestones"),
         (["infer", "m.pth", "--images", "a", "--threshold", "0"], "--threshold"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--optimizer", "adam"], "--optimizer"),
+        (["infer", "m.pth", "--images", "a", "--canvas", "64", "100"], "--canvas"),
+        (["export", "m.pth", "m.onnx", "--batch", "4", "1", "8"], "--batch"),
+        (["export", "m.pth", "m.onnx", "--size", "16", "64"], "--size"),
+        (["export", "m.pth"], "OUT"),
+        (["export", "m.pth", "m.tflite"], "m.tflite"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_and_exit_code_2(words: list[str], names: str) -> None:
@@ -70,7 +81,7 @@ def test_help_imports_no_heavy_package() -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    for command in ("train", "infer"):
+    for command in ("train", "infer", "export"):
         text = run(command, "--help").stdout
         for option in re.findall(r"^│[ *]*--([a-z-]+) [A-Z. ]*(.*)│$", text, flags=re.MULTILINE):
             assert option[1].strip(), f"--{option[0]} has no help"

@@ -9,18 +9,18 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from retinanet import __version__
-from retinanet.config import DataConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
+from retinanet.config import DataConfig, ExportConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
 from retinanet.errors import RetinaNetError
 
 _flat = Parameter(name="*")
-_run, _model, _data, _recipe, _output = (
-    Group(name, sort_key=order) for order, name in enumerate(("Input", "Model", "Data", "Training", "Output"))
+_run, _model, _data, _recipe, _export, _output = (
+    Group(name, sort_key=order) for order, name in enumerate(("Input", "Model", "Data", "Training", "Export", "Output"))
 )
 
 app = App(
     name="retinanet",
     version=__version__,
-    help="RetinaNet object detection, fast and accurate: train and run a detector on COCO-style data.",
+    help="RetinaNet object detection, fast and accurate: train, run and deploy a detector on COCO-style data.",
     help_format="plaintext",
     # One dash-separated name per option, no --no-…/--empty-… twins; `--backbone A B` takes all words that follow.
     default_parameter=Parameter(negative="", consume_multiple=True),
@@ -82,7 +82,7 @@ def infer(
     annotations: Annotated[Path | None, Parameter(group=_run)] = None,
     output: Annotated[Path, Parameter(group=_output)] = Path("detections.json"),
     draw: Annotated[Path | None, Parameter(group=_output)] = None,
-    postprocess: Annotated[PostprocessConfig, _flat, Parameter(group=_model)] = PostprocessConfig(),
+    postprocess: Annotated[PostprocessConfig | None, _flat, Parameter(group=_model)] = None,
     predict: Annotated[PredictConfig, _flat, Parameter(group=_data)] = PredictConfig(),
 ) -> None:
     """Run MODEL on images and write COCO results; with annotations, print COCO's metrics.
@@ -90,7 +90,7 @@ def infer(
     Parameters
     ----------
     model
-        Checkpoint of `retinanet train`.
+        Checkpoint of `retinanet train`, or artifact of `retinanet export`.
     images
         Folder of images (searched in depth), or one image.
     annotations
@@ -118,6 +118,29 @@ def infer(
         print(evaluate(data, results).table())
 
 
+@app.command
+def export(
+    model: Path,
+    out: Path,
+    /,
+    *,
+    options: Annotated[ExportConfig, _flat, Parameter(group=_export)] = ExportConfig(),
+    postprocess: Annotated[PostprocessConfig, _flat, Parameter(group=_model)] = PostprocessConfig(),
+) -> None:
+    """Export MODEL to OUT: one file that is the whole detector, compared with MODEL before it gets its name.
+
+    Parameters
+    ----------
+    model
+        Checkpoint of `retinanet train`.
+    out
+        File to write; its ending is its format: .onnx (ONNX), .pt2 (AOTInductor), .plan or .engine (TensorRT).
+    """
+    from retinanet.export.run import run_export
+
+    run_export(model, out, options, postprocess)
+
+
 def main() -> None:
     """Entry point: runs a command; a user's mistake ends in one sentence on stderr and its exit code."""
     try:
@@ -138,7 +161,7 @@ def main() -> None:
 
 
 def _command_given() -> str:
-    return f"{sys.argv[1]} " if len(sys.argv) > 1 and sys.argv[1] in ("train", "infer") else ""
+    return f"{sys.argv[1]} " if len(sys.argv) > 1 and sys.argv[1] in ("train", "infer", "export") else ""
 
 
 def _fail(sentence: str, exit_code: int) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from retinanet.errors import UsageError
 
 Precision = Literal["bf16", "fp16", "fp32"]
+ExportPrecision = Literal["fp16", "fp32"]
 
 DEFAULT_RESIZE = 800
 LONG_SIDE_RATIO = 1333 / 800
@@ -168,8 +169,10 @@ class PredictConfig:
     """Shorter side of a resized image (default: as the model was trained)."""
     max_size: int | None = None
     """Upper bound of the longer side (default: as the model was trained)."""
+    canvas: tuple[int, int] | None = None
+    """Place every image on one canvas of H W pixels (default: as they need; an exported model has its own)."""
     batch: int = 8
-    """Images in one run of the network."""
+    """Images in one run of the network; an exported model may take fewer, or need more."""
     workers: int | None = None
     """Processes that read images (default: one a core, at most 16)."""
     precision: Precision | None = None
@@ -185,5 +188,35 @@ class PredictConfig:
             self.max_size is None or self.max_size >= (self.resize or 32),
             f"--max-size must be at least --resize ({self.resize or 32}), but is {self.max_size}.",
         )
+        _require(
+            self.canvas is None or all(side >= 32 and side % 32 == 0 for side in self.canvas),
+            f"--canvas takes H W, multiples of 32 pixels, but is {self.canvas}.",
+        )
         _require(self.batch >= 1, f"--batch must be at least 1, but is {self.batch}.")
         _require(self.workers is None or self.workers >= 0, f"--workers must be at least 0, but is {self.workers}.")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What an exported detector is made for."""
+
+    size: tuple[int, int] | None = None
+    """Canvas of every image, H W in pixels, rounded up to multiples of 32 (default: as the model was trained)."""
+    batch: tuple[int, int, int] = (1, 1, 8)
+    """Fewest, usual and most images in one run."""
+    precision: ExportPrecision | None = None
+    """Arithmetic of the network (default: fp16 where the file is built for a GPU, fp32 elsewhere)."""
+    device: str | None = None
+    """Where it is built and verified: cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
+    verify_images: Path | None = None
+    """Images, a folder or one, on which the artifact is compared with the checkpoint (default: made-up ones)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.size is None or min(self.size) >= 32,
+            f"--size takes H W of at least 32 pixels, but is {self.size}.",
+        )
+        _require(
+            1 <= self.batch[0] <= self.batch[1] <= self.batch[2],
+            f"--batch takes MIN OPT MAX with 1 <= MIN <= OPT <= MAX, but is {' '.join(map(str, self.batch))}.",
+        )

@@ -20,7 +20,6 @@ from retinanet.files import atomic_write, require_writable
 from retinanet.predict.draw import draw_detections
 from retinanet.predict.predictor import Predictor
 from retinanet.predict.results import Results, concatenate, results_writer, to_results, write_image_list
-from retinanet.preprocess import group_by_canvas
 from retinanet.types import Detections
 
 DRAWN_SCORE = 0.3
@@ -37,7 +36,7 @@ def predict_dataset(
     Raises:
         DataError: no image can be read.
     """
-    canvas_of_image, canvases = group_by_canvas(data.sizes, predictor.resize, predictor.max_size)
+    canvas_of_image, canvases = predictor.group_by_canvas(data.sizes)
     plan = PredictPlan(canvas_of_image, canvases, predictor.batch)
     loader = TorchLoader(data, plan, predictor.resize, predictor.max_size, workers=workers)
     console = Console(stderr=True, soft_wrap=True)
@@ -48,6 +47,12 @@ def predict_dataset(
             progress.update(task, advance=int((batch.image_ids >= 0).sum()))
     for sentence in loader.broken.values():
         console.print(f"Left out: {sentence}", markup=False, highlight=False)
+
+
+def collect_results(predictor: Predictor, data: CocoData, *, workers: int, title: str) -> Results:
+    """All results of `predict_dataset`."""
+    batches = predict_dataset(predictor, data, workers=workers, title=title)
+    return concatenate([to_results(detections, image_ids, predictor.classes) for image_ids, detections in batches])
 
 
 def tell_dropped_images(data: CocoData) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from retinanet.config import PostprocessConfig, PredictConfig
 from retinanet.data.batching import Sample, assemble
 from retinanet.data.images import read_image, to_image
-from retinanet.errors import DataError
+from retinanet.errors import DataError, UsageError
 from retinanet.predict.runtimes.base import Runtime
-from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.predict.runtimes.kinds import open_runtime
 from retinanet.preprocess import fit_to_canvas, group_by_canvas, restore_boxes
 from retinanet.types import Batch, ClassMap, Detections
 
@@ -28,18 +28,18 @@ def load(
     path: str | os.PathLike[str],
     *,
     config: PredictConfig = PredictConfig(),
-    postprocess: PostprocessConfig = PostprocessConfig(),
+    postprocess: PostprocessConfig | None = None,
 ) -> Predictor:
-    """Load a model for prediction.
+    """Load a checkpoint or an exported artifact, told apart by the file's ending.
+
+    `postprocess` is as `PostprocessConfig` has it, for an artifact as it was exported.
 
     Raises:
-        ModelError: the file is missing, damaged, or no model of ours.
-        UsageError: the device asked for is not here.
+        ModelError: the file is missing, damaged, no model of ours, or an artifact for another machine.
+        UsageError: the device asked for is not here, the options contradict what an artifact has fixed, or a package
+            that runs it is missing.
     """
-    runtime = TorchRuntime.from_file(
-        Path(path), postprocess=postprocess, device=config.device, precision=config.precision
-    )
-    return Predictor(runtime, config)
+    return Predictor(open_runtime(Path(path), config, postprocess), config)
 
 
 class Predictor:
@@ -50,7 +50,14 @@ class Predictor:
         self.resize = config.resize or runtime.resize
         # A model's bound follows its shorter side, unless it is given.
         self.max_size = config.max_size or round(runtime.max_size * self.resize / runtime.resize)
-        self.batch = config.batch
+        if runtime.canvas and config.canvas not in (None, runtime.canvas):
+            raise UsageError(
+                f"The model was exported for the canvas {runtime.canvas[0]} {runtime.canvas[1]}, so that --canvas "
+                f"{config.canvas[0]} {config.canvas[1]} cannot be had; leave it out, or export the model again."
+            )
+        self.canvas = runtime.canvas or config.canvas
+        self._fewest, most = runtime.batch or (1, config.batch)
+        self.batch = max(self._fewest, min(config.batch, most))
 
     @property
     def classes(self) -> ClassMap:
@@ -70,15 +77,24 @@ class Predictor:
         if not images:
             raise DataError("Expected at least one picture, but the list is empty; leave the call out.")
         sizes = np.array([image.shape[1:] for image in images])
-        canvas_of_image, canvases = group_by_canvas(sizes, self.resize, self.max_size)
+        canvas_of_image, canvases = self.group_by_canvas(sizes)
         rows: dict[int, tuple[Tensor, ...]] = {}
         for index, canvas in enumerate(canvases):
             members = np.flatnonzero(canvas_of_image == index).tolist()
             for start in range(0, len(members), self.batch):
                 chunk = members[start : start + self.batch]
                 detections = self.run(self._on_canvas([images[i] for i in chunk], canvas))
-                rows |= zip(chunk, zip(*(column.cpu() for column in detections), strict=True), strict=True)
+                # Blank slots at the end are left behind.
+                rows |= zip(
+                    chunk, zip(*(column.cpu()[: len(chunk)] for column in detections), strict=True), strict=True
+                )
         return Detections(*(torch.stack(column) for column in zip(*(rows[i] for i in range(len(images))), strict=True)))
+
+    def group_by_canvas(self, sizes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Canvases for pictures of original sizes `[I, 2]` (h, w), and the index `[I]` of each picture's."""
+        if self.canvas:
+            return np.zeros(len(sizes), np.int64), [self.canvas]
+        return group_by_canvas(sizes, self.resize, self.max_size)
 
     def run(self, batch: Batch) -> Detections:
         """Detections of a batch, boxes in original pixels, on the runtime's device."""
@@ -88,10 +104,11 @@ class Predictor:
 
     def _on_canvas(self, images: list[Tensor], canvas: tuple[int, int]) -> Batch:
         none = np.empty(0, np.int64)
-        samples = [
+        samples: list[Sample | None] = [
             Sample(fit_to_canvas(image, self.resize, self.max_size, canvas), 0, np.empty((0, 4)), none, none)
             for image in images
         ]
+        samples += [None] * (self._fewest - len(samples))
         return assemble(canvas, samples)
 
 

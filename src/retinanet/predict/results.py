@@ -43,6 +43,10 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Results:
+        """Some of them, by a mask `[R]` or by row numbers."""
+        return Results(self.image_ids[rows], self.category_ids[rows], self.xywh[rows], self.scores[rows])
+
 
 def to_results(detections: Detections, image_ids: Tensor, classes: ClassMap) -> Results:
     """The used rows of `detections` (boxes in original pixels) as COCO results; those of blank slots are dropped.

@@ -29,6 +29,8 @@ class TorchRuntime:
         self.classes = network.record.classes
         self.resize = network.record.resize
         self.max_size = network.record.max_size
+        self.canvas: tuple[int, int] | None = None
+        self.batch: tuple[int, int] | None = None
         self.device = device
         self.precision = choose_precision(precision, device, on_gpu="fp16")
         self.detector = Detector(network, postprocess).to(device).to(memory_format=torch.channels_last).eval()
