@@ -40,7 +40,9 @@ def test_warmup_equals_linearlr() -> None:
 
 
 @pytest.mark.parametrize(("optimizer", "of_40_steps", "of_many"), [("adamw", 4, 500), ("sgd", 13, 1000)])
-def test_warmup_is_part_of_a_short_run_and_bounded_in_a_long_one(optimizer: str, of_40_steps: int, of_many: int) -> None:
+def test_warmup_is_part_of_a_short_run_and_bounded_in_a_long_one(
+    optimizer: str, of_40_steps: int, of_many: int
+) -> None:
     config = TrainConfig(optimizer=optimizer, schedule="step", milestones=())
     for total, warmup in ((40, of_40_steps), (100_000, of_many)):
         assert learning_rate(config, 1.0, warmup - 1, total) < 1.0
