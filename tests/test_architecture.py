@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import pytest
+import torch
 
 import retinanet as package
-from command_line import Command, Shapes
+from command_line import Shapes
+from retinanet.config import DataConfig, PostprocessConfig, TrainConfig
+from retinanet.data.annotations import CocoData
+from retinanet.data.augment import Augment
+from retinanet.data.coco import read_annotations
+from retinanet.data.sampler import PredictPlan
+from retinanet.data.torch_loader import TorchLoader
+from retinanet.model.checkpoint import create_record
+from retinanet.model.criterion import Criterion
+from retinanet.model.network import RetinaNet
 from retinanet.predict import dataset
 from retinanet.predict.predictor import Predictor
-from retinanet.train import log
-from retinanet.train.log import TrainLog
+from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.preprocess import group_by_canvas
+from retinanet.train.optim import build_optimizer
+from retinanet.train.run import training_plan
+from retinanet.train.step import TrainStep
 
 ROOT = Path(package.__file__).parent
 
-TRAINING_FILES = 25
-INFERENCE_FILES = 25
-"""Whoever follows a batch opens these many files. Lower them when the number falls; think before raising them."""
+TRAINING_FILES = 16
+INFERENCE_FILES = 14
+"""Whoever follows a batch from the loader, whose worker made it, to the weights or the detections opens these many."""
 
 
 class Crossing:
-    """Collects the package's files whose functions run between two calls of a method."""
+    """The package's files whose functions run inside its context."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, first: int) -> None:
+    def __init__(self) -> None:
         self.files: set[str] = set()
-        self.calls = 0
-        function: Callable = getattr(owner, method)
 
-        def count_then_call(*arguments: object) -> object:
-            result = function(*arguments)
-            self.calls += 1
-            if self.calls == first:
-                sys.setprofile(self.note)
-            elif self.calls == first + 1:
-                sys.setprofile(None)
-            return result
+    def __enter__(self) -> set[str]:
+        sys.setprofile(self.note)
+        return self.files
 
-        monkeypatch.setattr(owner, method, count_then_call)
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
 
     def note(self, frame: FrameType, event: str, argument: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -50,33 +54,40 @@ class Crossing:
             self.files.add(str(path.relative_to(ROOT)))
 
 
-@pytest.fixture
-def crossing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Crossing]]:
-    yield partial(Crossing, monkeypatch)
-    sys.setprofile(None)
+def small_network(data: CocoData) -> RetinaNet:
+    assert data.classes is not None
+    record = create_record(
+        data.classes, ("test_resnet",), width=16, weights="none", anchor_scale=4, resize=64, max_size=96
+    )
+    return RetinaNet(record)
 
 
-def test_a_training_step_crosses_few_files(
-    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crossing: Callable[..., Crossing]
-) -> None:
-    """From reading the images to the line in metrics.csv."""
-    monkeypatch.setattr(log, "EVERY", 1)
-    crossed = crossing(TrainLog, "step", first=3)
-    assert train(tmp_path / "model.pth", iters=5).code == 0
-    assert {"train/step.py", "data/images.py", "model/matcher.py", "train/log.py"} <= crossed.files
-    assert len(crossed.files) <= TRAINING_FILES, sorted(crossed.files)
+def test_a_training_step_crosses_few_files(shapes: Shapes) -> None:
+    data = read_annotations(shapes.annotations, shapes.images)
+    network = small_network(data).train()
+    optimizer = build_optimizer(TrainConfig(), network, 1e-3)
+    step = TrainStep(network, Criterion(network), optimizer, "fp32", clip_norm=10.0)
+    plan = training_plan(data, DataConfig(resize=64, max_size=96, batch=4), seed=0)
+    batches = iter(TorchLoader(data, plan, 64, 96, Augment(), workers=1, total_steps=3))
+    step(next(batches), 1e-3)  # what happens once does not count
+    with Crossing() as crossed:
+        step(next(batches), 1e-3)
+    assert {"data/torch_loader.py", "model/matcher.py", "train/step.py"} <= crossed
+    assert len(crossed) <= TRAINING_FILES, sorted(crossed)
 
 
-def test_a_batch_of_inference_crosses_few_files(
-    retinanet: Command, trained: Path, shapes: Shapes, tmp_path: Path, crossing: Callable[..., Crossing]
-) -> None:
-    """From reading the images to their results in the file."""
-    crossed = crossing(Predictor, "run", first=2)
-    output = tmp_path / "detections.json"
-    assert retinanet("infer", trained, **shapes.held_out, output=output, batch=2).code == 0
-    assert crossed.calls > 2
-    assert {"data/images.py", "predict/results.py", "ops/nms/__init__.py"} <= crossed.files
-    assert len(crossed.files) <= INFERENCE_FILES, sorted(crossed.files)
+def test_a_batch_of_inference_crosses_few_files(shapes: Shapes) -> None:
+    data = read_annotations(shapes.annotations, shapes.images)
+    runtime = TorchRuntime(small_network(data), postprocess=PostprocessConfig(), device=torch.device("cpu"))
+    predictor = Predictor(runtime)
+    canvas_of_image, canvases = group_by_canvas(data.sizes, 64, 96)
+    plan = PredictPlan(canvas_of_image, canvases, 4)
+    batches = iter(TorchLoader(data, plan, 64, 96, workers=1))
+    predictor.run(next(batches))
+    with Crossing() as crossed:
+        predictor.run(next(batches))
+    assert {"data/torch_loader.py", "ops/nms/__init__.py", "predict/predictor.py"} <= crossed
+    assert len(crossed) <= INFERENCE_FILES, sorted(crossed)
 
 
 def in_a_fresh_process(script: str) -> None:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from retinanet.model.anchors import cell_anchors, grid_anchors, level_stride
+from retinanet.model.anchors import cell_anchors, grid_anchors
+from retinanet.model.network import RetinaNet
 
 
 def test_cell_anchors_have_the_papers_areas_and_ratios():
@@ -30,5 +33,6 @@ def test_grid_anchors_go_row_by_row_with_an_offset_centre():
 @pytest.mark.parametrize(
     ("rule", "expected"), [("nominal", (64.0, 64.0)), ("grid", (61.0, 64.0))], ids=["nominal", "grid"]
 )
-def test_strides_by_rule(rule, expected):
-    assert level_stride(rule, 64, (800, 1344), (13, 21)) == expected
+def test_strides_by_rule(record, rule, expected):
+    network = RetinaNet(replace(record, stride_rule=rule))
+    assert network.stride(64, (800, 1344), (13, 21)) == expected

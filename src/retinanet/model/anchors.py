@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from retinanet import boxes
-from retinanet.model.record import StrideRule
 
 CellAnchors = tuple[tuple[tuple[float, float, float, float], ...], ...]
 
@@ -38,13 +37,6 @@ def cell_anchors(
 def _centred(side: float, ratio: float) -> tuple[float, float, float, float]:
     half_width, half_height = 0.5 * side / math.sqrt(ratio), 0.5 * side * math.sqrt(ratio)
     return -half_width, -half_height, half_width, half_height
-
-
-def level_stride(rule: StrideRule, nominal: int, canvas: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
-    """Pixels (vertical, horizontal) between the cells of a `grid` (rows, columns) over a `canvas` (height, width)."""
-    if rule == "nominal":
-        return float(nominal), float(nominal)
-    return float(canvas[0] // grid[0]), float(canvas[1] // grid[1])
 
 
 def grid_anchors(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retinanet.model.anchors import grid_anchors, level_stride
+from retinanet.model.anchors import grid_anchors
 from retinanet.model.backbone import Backbone
 from retinanet.model.fpn import FPN
 from retinanet.model.heads import PRIOR, Head
@@ -44,7 +44,7 @@ class RetinaNet(nn.Module):
         canvas = (images.shape[-2], images.shape[-1])
         nominal = self.record.strides * len(self.backbones)
         strides = tuple(
-            level_stride(self.record.stride_rule, stride, canvas, (feature.shape[-2], feature.shape[-1]))
+            self.stride(stride, canvas, (feature.shape[-2], feature.shape[-1]))
             for stride, feature in zip(nominal, pyramid, strict=True)
         )
         return HeadOutputs(self.class_head(pyramid), self.box_head(pyramid), strides)
@@ -58,6 +58,12 @@ class RetinaNet(nn.Module):
                 for cell, deltas, stride in levels
             ]
         )
+
+    def stride(self, nominal: int, canvas: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
+        """Pixels (vertical, horizontal) between cells of a `grid` (rows, columns) on a `canvas` (height, width)."""
+        if self.record.stride_rule == "nominal":
+            return float(nominal), float(nominal)
+        return float(canvas[0] // grid[0]), float(canvas[1] // grid[1])
 
     def _record_anchors(self) -> Tensor:
         return torch.tensor(self.record.cell_anchors, dtype=torch.float32).repeat(len(self.record.backbones), 1, 1)

@@ -1,4 +1,4 @@
-"""Which implementation an operator runs: its Triton kernels, or its reference."""
+"""Whether this machine can run the Triton kernels; where it cannot, GPUs run the references."""
 
 import importlib.util
 import os
@@ -6,22 +6,15 @@ import shutil
 import warnings
 from functools import cache
 
-from torch import Tensor
-
-
-def runs_kernels(tensor: Tensor) -> bool:
-    """Whether the operators' Triton kernels can run where `tensor` lives: on a GPU, with Triton and a C compiler."""
-    return tensor.is_cuda and _missing() is None
-
 
 @cache
-def _missing() -> str | None:
-    """What Triton lacks on this machine, said once; `None` if nothing."""
+def kernels_available() -> bool:
+    """Whether Triton and the C compiler that it needs are here; what is missing is said once."""
     if importlib.util.find_spec("triton") is None:
         missing = "Triton is not installed (pip install triton)"
     elif not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
         missing = "Triton found no C compiler for its launcher (install gcc or set CC)"
     else:
-        return None
+        return True
     warnings.warn(f"{missing}: the slower reference operators run instead.", stacklevel=3)
-    return missing
+    return False

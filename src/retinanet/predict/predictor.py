@@ -98,9 +98,12 @@ class Predictor:
 
     def run(self, batch: Batch) -> Detections:
         """Detections of a batch, boxes in original pixels, on the runtime's device."""
-        batch = batch.to(self.runtime.device)
-        detections = self.runtime(batch.images, batch.image_sizes)
-        return detections._replace(boxes=restore_boxes(detections.boxes, batch.transforms))
+        images, image_sizes, transforms = (
+            tensor.to(self.runtime.device, non_blocking=True)
+            for tensor in (batch.images, batch.image_sizes, batch.transforms)
+        )
+        detections = self.runtime(images, image_sizes)
+        return detections._replace(boxes=restore_boxes(detections.boxes, transforms))
 
     def _on_canvas(self, images: list[Tensor], canvas: tuple[int, int]) -> Batch:
         none = np.empty(0, np.int64)

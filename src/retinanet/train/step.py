@@ -50,6 +50,7 @@ class TrainStep:
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self.losses = torch.compile(self._losses, dynamic=False) if compiled else self._losses
+        self.autocast = autocast(self.device, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**14 if precision == "fp16" else 1.0)
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
@@ -58,7 +59,8 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         statistics = [buffer.clone() for buffer in self.statistics]
-        sums = self.losses(batch)
+        with self.autocast:
+            sums = self.losses(batch)
         positives = sums.positives.clamp(min=1)
         classification, box = sums.classification / positives, sums.box / positives
         loss = classification + box
@@ -77,6 +79,4 @@ class TrainStep:
         return StepLosses(classification.detach(), box.detach(), bad.float())
 
     def _losses(self, batch: Batch) -> LossSums:
-        with autocast(self.device, self.precision):
-            outputs = self.network(batch.images, batch.image_sizes)
-        return self.criterion(outputs, batch)
+        return self.criterion(self.network(batch.images, batch.image_sizes), batch)

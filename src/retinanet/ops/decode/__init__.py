@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from retinanet.errors import UsageError
-from retinanet.ops.backend import runs_kernels
+from retinanet.ops.backend import kernels_available
 from retinanet.ops.decode import reference
 
 MIN_LOGIT = -87.0
@@ -80,7 +80,7 @@ def _decode(
     top_n: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     run = reference.decode
-    if runs_kernels(logits[0]):
+    if logits[0].is_cuda and kernels_available():
         from retinanet.ops.decode import triton
 
         run = triton.decode

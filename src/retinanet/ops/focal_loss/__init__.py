@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import triton_op
 
-from retinanet.ops.backend import runs_kernels
+from retinanet.ops.backend import kernels_available
 from retinanet.ops.focal_loss import reference
 
 
@@ -21,7 +21,7 @@ def focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: fl
     """
     assert labels.dtype == torch.int64
     assert logits.shape[:-1] == labels.shape
-    run = _focal_loss if runs_kernels(logits) else reference.focal_loss
+    run = _focal_loss if logits.is_cuda and kernels_available() else reference.focal_loss
     loss: Tensor = run(logits, labels, alpha, gamma)
     return loss
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from retinanet.errors import UsageError
-from retinanet.ops.backend import runs_kernels
+from retinanet.ops.backend import kernels_available
 from retinanet.ops.nms import reference
 from retinanet.types import Detections
 
@@ -47,7 +47,7 @@ def _nms(
     scores: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float, detections: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = reference.nms
-    if runs_kernels(scores):
+    if scores.is_cuda and kernels_available():
         from retinanet.ops.nms import triton
 
         run = triton.nms

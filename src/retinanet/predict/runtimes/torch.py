@@ -32,7 +32,7 @@ class TorchRuntime:
         self.canvas: tuple[int, int] | None = None
         self.batch: tuple[int, int] | None = None
         self.device = device
-        self.precision = choose_precision(precision, device, on_gpu="fp16")
+        self.autocast = autocast(device, choose_precision(precision, device, on_gpu="fp16"))
         self.detector = Detector(network, postprocess).to(device).to(memory_format=torch.channels_last).eval()
 
     @classmethod
@@ -57,5 +57,5 @@ class TorchRuntime:
     @torch.inference_mode()
     def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """Detections on the canvas."""
-        with autocast(self.device, self.precision):
+        with self.autocast:
             return self.detector(images, image_sizes)  # type: ignore[no-any-return]
