@@ -84,8 +84,41 @@ class Metrics:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """hotcoco's evaluator after its run, in which positions serve as ids, and what they are positions of."""
+
+    coco: Any
+    """`hotcoco.COCOeval`: image i, category k; the ids of annotations and detections are their positions + 1."""
+    image_ids: NDArray[np.int64]
+    """`[I]`, ids of the annotation file."""
+    annotation_rows: NDArray[np.int64]
+    """`[G]`, rows of `data.boxes`."""
+    result_rows: NDArray[np.int64]
+    """`[D]`, rows of the results."""
+
+
 def evaluate(data: CocoData, results: Results, image_ids: Sequence[int] | None = None) -> Metrics:
     """Score `results` against the annotations of `data` as COCO does: boxes as the file has them, crowds included.
+
+    Arguments and errors are those of `run_evaluator`.
+    """
+    return metrics_of(run_evaluator(data, results, image_ids), data)
+
+
+def metrics_of(evaluation: Evaluation, data: CocoData) -> Metrics:
+    """COCO's numbers of an evaluation of `data`."""
+    assert data.classes is not None
+    numbers = evaluation.coco.get_results(per_class=True)
+    per_class = (
+        ClassMetric(category_id, name, numbers.get(f"AP/{index}"))
+        for index, (category_id, name) in enumerate(zip(data.classes.ids, data.classes.names, strict=True))
+    )
+    return Metrics(**{name: numbers[name] for name in _AXES}, per_class=tuple(per_class))
+
+
+def run_evaluator(data: CocoData, results: Results, image_ids: Sequence[int] | None = None) -> Evaluation:
+    """Match `results` with the annotations of `data`, and accumulate.
 
     Annotations whose box is not finite are left out. Ties in score keep the order of `results` (images by ascending
     id). Detections of categories that the annotations do not define are left out, as pycocotools does. Annotations
@@ -104,10 +137,10 @@ def evaluate(data: CocoData, results: Results, image_ids: Sequence[int] | None =
     images = np.unique(data.image_ids if image_ids is None else np.asarray(image_ids, dtype=np.int64))
     class_ids = np.asarray(data.classes.ids, dtype=np.int64)
 
-    truth_images = _positions(np.repeat(data.image_ids, np.diff(data.offsets)), images)
-    truth = (truth_images >= 0) & np.isfinite(data.boxes).all(axis=1)
-    found_images, found_classes = _positions(results.image_ids, images), _positions(results.category_ids, class_ids)
-    found = (found_images >= 0) & (found_classes >= 0)
+    truth_images = positions(np.repeat(data.image_ids, np.diff(data.offsets)), images)
+    truth = np.flatnonzero((truth_images >= 0) & np.isfinite(data.boxes).all(axis=1))
+    found_images, found_classes = positions(results.image_ids, images), positions(results.category_ids, class_ids)
+    found = np.flatnonzero((found_images >= 0) & (found_classes >= 0))
 
     # Positions serve as ids: hotcoco's rows are float64, which cannot hold each large id.
     ground_truth = hotcoco.COCO.from_arrays(
@@ -124,23 +157,18 @@ def evaluate(data: CocoData, results: Results, image_ids: Sequence[int] | None =
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summary_lines()  # fills the numbers without printing them
-    numbers = evaluator.get_results(per_class=True)
-    per_class = (
-        ClassMetric(category_id, name, numbers.get(f"AP/{index}"))
-        for index, (category_id, name) in enumerate(zip(data.classes.ids, data.classes.names, strict=True))
-    )
-    return Metrics(**{name: numbers[name] for name in _AXES}, per_class=tuple(per_class))
+    return Evaluation(evaluator, images, truth, found)
 
 
 def _require_same_data(data: CocoData, classes: ClassMap, results: Results) -> None:
-    unknown = results.image_ids[_positions(results.image_ids, data.image_ids) < 0]
+    unknown = results.image_ids[positions(results.image_ids, data.image_ids) < 0]
     if len(unknown):
         raise DataError(
             f"Expected results of the annotated images, but image id {unknown[0]} is not in {data.source}: "
             "give the annotation file of the images that were predicted."
         )
     category_ids = np.asarray(classes.ids, dtype=np.int64)
-    if len(results) and (_positions(results.category_ids, category_ids) < 0).all():
+    if len(results) and (positions(results.category_ids, category_ids) < 0).all():
         raise DataError(
             f"Expected results with the category ids of {data.source} ({_some(category_ids)}), but found only "
             f"{_some(np.unique(results.category_ids))}: give the annotation file that the model was trained for."
@@ -151,8 +179,8 @@ def _some(values: NDArray[np.int64]) -> str:
     return ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
 
 
-def _positions(values: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of `values` stands in `table` (without repeats), -1 where it does not."""
+def positions(values: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of `values` stands in `table` (without repeats, in any order), -1 where it does not."""
     if not len(table):
         return np.full(len(values), -1)
     order = np.argsort(table)

@@ -15,6 +15,7 @@ are and never run. Rows and cards that carry `Tags` get filters by class, kind a
 from retinanet.page.charts import bar_chart, histogram, line_chart, scatter
 from retinanet.page.items import Card, Row, Tags, cards, table
 from retinanet.page.markup import Markup, columns, fold, listing, note, paragraph, tag
+from retinanet.page.matrix import matrix
 from retinanet.page.page import Page, Section
 from retinanet.page.picture import Picture
 
@@ -33,6 +34,7 @@ __all__ = [
     "histogram",
     "line_chart",
     "listing",
+    "matrix",
     "note",
     "paragraph",
     "scatter",

@@ -125,10 +125,10 @@ def _axes(
 
 
 def _path(places: Sequence[tuple[float, float] | None]) -> str:
-    words, pen_down = [], False
+    words, pen_down = [], False  # h0 makes a dot of a lone point
     for place in places:
         if place is not None:
-            words.append(f"{'L' if pen_down else 'M'}{place[0]:g} {place[1]:g}")
+            words.append(f"L{place[0]:g} {place[1]:g}" if pen_down else f"M{place[0]:g} {place[1]:g}h0")
         pen_down = place is not None
     return "".join(words)
 

@@ -10,6 +10,8 @@ from typing import Literal
 from retinanet.page.markup import Markup, join, tag
 from retinanet.page.picture import Picture
 
+_LONG = 24  # letters: from here on a cell may wrap, but does not shrink to a word a line
+
 Cell = str | float | None
 """Text, a number, or None where there is none."""
 
@@ -113,7 +115,7 @@ def _cell(cell: Cell, number: bool, digits: int) -> Markup:
     if isinstance(cell, int):
         shown = f"{cell:,}"
     value = None if cell is None or isinstance(cell, str) else cell
-    return tag("td", shown, class_="number" if number else None, data_value=value)
+    return tag("td", shown, class_="number" if number else "long" if len(shown) > _LONG else None, data_value=value)
 
 
 def _data(tags: Tags) -> dict[str, str | float | None]:
