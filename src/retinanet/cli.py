@@ -141,6 +141,35 @@ def export(
     run_export(model, out, options, postprocess)
 
 
+@app.command
+def report(
+    source: Path,
+    /,
+    *,
+    images: Annotated[Path, Parameter(group=_run)],
+    annotations: Annotated[Path, Parameter(group=_run)],
+    output: Annotated[Path, Parameter(group=_output)] = Path("report.html"),
+    postprocess: Annotated[PostprocessConfig, _flat, Parameter(group=_model)] = PostprocessConfig(),
+    predict: Annotated[PredictConfig, _flat, Parameter(group=_data)] = PredictConfig(),
+) -> None:
+    """Show what a model gets right and wrong, as one HTML page.
+
+    Parameters
+    ----------
+    source
+        Checkpoint of `retinanet train`, or results of `retinanet infer` (a .json file).
+    images
+        Folder of images.
+    annotations
+        Their annotations, a COCO JSON file.
+    output
+        Page to write; it needs no other file.
+    """
+    from retinanet.report.run import run_report
+
+    run_report(source, images=images, annotations=annotations, output=output, postprocess=postprocess, predict=predict)
+
+
 def main() -> None:
     """Entry point: runs a command; a user's mistake ends in one sentence on stderr and its exit code."""
     try:
@@ -161,7 +190,7 @@ def main() -> None:
 
 
 def _command_given() -> str:
-    return f"{sys.argv[1]} " if len(sys.argv) > 1 and sys.argv[1] in ("train", "infer", "export") else ""
+    return f"{sys.argv[1]} " if len(sys.argv) > 1 and sys.argv[1] in app else ""
 
 
 def _fail(sentence: str, exit_code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from retinanet.evaluate.coco import Metrics, evaluate
 from retinanet.files import require_writable
 from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
-from retinanet.predict.dataset import predict_dataset, tell_dropped_images
+from retinanet.predict.dataset import collect_results, tell_dropped_images
 from retinanet.predict.predictor import Predictor
-from retinanet.predict.results import concatenate, to_results
+from retinanet.predict.results import Results
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.preprocess import group_by_canvas
+from retinanet.report.run import report_training
 from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
@@ -51,18 +53,11 @@ def run_training(
     Raises:
         RetinaNetError: what the user can act on; before the first step wherever it can be known by then.
     """
-    if (val_images is None) != (val_annotations is None):
-        raise UsageError("--val-images and --val-annotations go together, but one is missing; give both or none.")
     require_writable(path)
     device = choose_device(train_config.device)
     tune(device)
-    data = read_annotations(annotations, images)
-    data.check_trainable()
+    data, held_out = _annotations(images, annotations, val_images, val_annotations)
     assert data.classes is not None
-    held_out = read_annotations(val_annotations, val_images) if val_annotations else None
-    if held_out:
-        require_same_classes(held_out, data.classes)
-        tell_dropped_images(held_out)
 
     session = open_session(path, data.classes, model_config, data_config, train_config)
     network = session.network.to(device).to(memory_format=torch.channels_last).train()
@@ -74,12 +69,8 @@ def run_training(
             file=sys.stderr,
         )
         return
-    peak = peak_rate(train_config, data_config.batch)
-    optimizer = build_optimizer(train_config, network, peak)
-    precision = choose_precision(train_config.precision, device, on_gpu="bf16")
-    step = TrainStep(network, Criterion(network), optimizer, precision, train_config.clip_norm)
+    step = _training_step(network, data_config, train_config, device)
     session.restore(step)
-
     loader = TorchLoader(
         data,
         plan,
@@ -91,20 +82,47 @@ def run_training(
         start_step=session.step,
         total_steps=total_steps,
     )
+    peak = peak_rate(train_config, data_config.batch)
+    validation = Validation(network, held_out, data_config, train_config) if held_out else None
     course = Course(
         total_steps=total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         rate=partial(learning_rate, train_config, peak, total_steps=total_steps),
-        validate=partial(validate, network, held_out, data_config, train_config) if held_out else None,
+        validate=validation,
         validate_every=train_config.val_every,
     )
     metrics = MetricsFile(path, start_step=session.step)
-    report = ProblemReport(path, data)
+    problems = ProblemReport(path, data)
     log = TrainLog(metrics, start_step=session.step, total_steps=total_steps, device=device)
     try:
         train_loop(session, step, loader, course, log)
     finally:
-        report.add_images(loader.broken)
+        problems.add_images(loader.broken)
+    if validation and validation.results is not None:
+        report_training(path, validation.data, validation.results)
+
+
+def _training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, device: torch.device) -> TrainStep:
+    optimizer = build_optimizer(train, network, peak_rate(train, data.batch))
+    precision = choose_precision(train.precision, device, on_gpu="bf16")
+    return TrainStep(network, Criterion(network), optimizer, precision, train.clip_norm)
+
+
+def _annotations(
+    images: Path, annotations: Path, val_images: Path | None, val_annotations: Path | None
+) -> tuple[CocoData, CocoData | None]:
+    """Training and validation data, checked against each other."""
+    if (val_images is None) != (val_annotations is None):
+        raise UsageError("--val-images and --val-annotations go together, but one is missing; give both or none.")
+    data = read_annotations(annotations, images)
+    data.check_trainable()
+    if val_annotations is None:
+        return data, None
+    held_out = read_annotations(val_annotations, val_images)
+    assert data.classes is not None
+    require_same_classes(held_out, data.classes)
+    tell_dropped_images(held_out)
+    return data, held_out
 
 
 def training_plan(data: CocoData, config: DataConfig, seed: int) -> TrainPlan:
@@ -113,13 +131,23 @@ def training_plan(data: CocoData, config: DataConfig, seed: int) -> TrainPlan:
     return TrainPlan(canvas_of_image, canvases, config.batch, seed)
 
 
-def validate(network: RetinaNet, data: CocoData, data_config: DataConfig, train_config: TrainConfig) -> Metrics:
-    """COCO's metrics of the network as it stands; it goes on in training mode."""
-    device = network.cell_anchors.device
-    runtime = TorchRuntime(network, postprocess=PostprocessConfig(), device=device, precision=train_config.precision)
-    predictor = Predictor(runtime, PredictConfig(batch=data_config.batch))
-    workers = choose_workers(data_config.workers)
-    batches = predict_dataset(predictor, data, workers=workers, title="Validating")
-    results = [to_results(detections, image_ids, predictor.classes) for image_ids, detections in batches]
-    network.train()
-    return evaluate(data, concatenate(results))
+@dataclass
+class Validation:
+    """Called, it gives COCO's metrics of the network as it stands, which goes on in training mode."""
+
+    network: RetinaNet
+    data: CocoData
+    data_config: DataConfig
+    train_config: TrainConfig
+    results: Results | None = None
+    """Of the last call."""
+
+    def __call__(self) -> Metrics:
+        """Detect in all images, and compare."""
+        device, precision = self.network.cell_anchors.device, self.train_config.precision
+        runtime = TorchRuntime(self.network, postprocess=PostprocessConfig(), device=device, precision=precision)
+        predictor = Predictor(runtime, PredictConfig(batch=self.data_config.batch))
+        workers = choose_workers(self.data_config.workers)
+        self.results = collect_results(predictor, self.data, workers=workers, title="Validating")
+        self.network.train()
+        return evaluate(self.data, self.results)

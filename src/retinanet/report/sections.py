@@ -1,0 +1,182 @@
+"""The sections of the report: what each shows, and the words around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from retinanet.page import Markup, Page, Row, Tags, bar_chart, columns, fold, histogram, line_chart, matrix, note, table
+from retinanet.page.charts import Points
+from retinanet.report.figures import MATCH_IOU, Figures
+from retinanet.report.per_class import IOU_50, IOU_75, IOU_90
+
+_MOST_CURVES = 24
+_MOST_CONFUSED = 24
+_MOST_PAIRS = 15
+_TIDE = {
+    "Cls": ("wrong class", "a good box with another object's class"),
+    "Loc": ("poor box", "the right class, but an IoU between 0.1 and 0.5"),
+    "Both": ("class and box", "another object's class, and an IoU between 0.1 and 0.5"),
+    "Dupe": ("duplicate", "an object that a better detection has found already"),
+    "Bkg": ("false alarm", "a detection where nothing is annotated"),
+    "Miss": ("missed object", "an object that no detection comes near"),
+}
+
+
+def add_classes(page: Page, figures: Figures) -> None:
+    """AP by class and size."""
+    section = page.section(
+        "Classes",
+        "Average precision over IoU 0.50 to 0.95 as COCO defines it: of all objects, and of small (up to 32² pixels), "
+        "medium (up to 96²) and large ones.",
+    )
+    header = ["class", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100", "objects"]
+    rows = [
+        Row([c.name, c.AP, c.AP50, c.AP75, c.APs, c.APm, c.APl, c.AR100, c.objects])
+        for c in sorted(figures.classes, key=lambda c: (c.AP is None, c.AP))
+    ]
+    section.add(table(header, rows, caption="By class, weakest first"))
+
+
+def add_errors(page: Page, figures: Figures) -> None:
+    """TIDE's kinds of error."""
+    gains, counts = figures.tide["delta_ap"], figures.tide["counts"]
+    section = page.section(
+        "Errors",
+        "Each kind of error (TIDE, Bolya et al. 2020), and how far AP at IoU 0.50 would rise if it alone were mended.",
+    )
+    worst = max(_TIDE, key=gains.__getitem__)
+    if gains[worst] > 0:
+        base = figures.tide["ap_base"]
+        section.add(
+            f"Most is lost to the kind “{_TIDE[worst][0]}”, {_TIDE[worst][1]}: without it, AP50 would be "
+            f"{base + gains[worst]:.3f} in place of {base:.3f}."
+        )
+    order = sorted(_TIDE, key=gains.__getitem__, reverse=True)
+    rows = [Row([_TIDE[kind][0], _TIDE[kind][1], counts[kind], gains[kind]]) for kind in order]
+    section.add(
+        columns(
+            bar_chart("AP50 lost to each kind", {_TIDE[kind][0]: max(gains[kind], 0) for kind in order}, digits=3),
+            table(["error", "what it is", "count", "AP50 lost"], rows, caption="Kinds of error"),
+        )
+    )
+
+
+def add_curves(page: Page, figures: Figures) -> None:
+    """Precision by recall."""
+    section = page.section(
+        "Precision and recall",
+        "What share of the detections is right (precision) as more of the objects are found (recall), by the IoU that "
+        "counts as found. Weakest classes first.",
+    )
+    recall = np.linspace(0, 1, 101)
+    chosen = {"IoU 0.50": IOU_50, "IoU 0.75": IOU_75, "IoU 0.90": IOU_90}
+    known = [c for c in figures.classes if c.AP is not None]
+    if not known:
+        section.add(note("There is no ground truth to compare with."))
+        return
+    mean = np.mean([c.curves for c in known], axis=0)
+    charts = [
+        _precision_recall(title, {name: (recall, curves[index]) for name, index in chosen.items()})
+        for title, curves in [
+            ("All classes", mean),
+            *((c.name, c.curves) for c in sorted(known, key=lambda c: c.AP or 0)[:_MOST_CURVES]),
+        ]
+    ]
+    section.add(columns(*charts[:3]))
+    if len(charts) > 3:
+        left = len(known) - _MOST_CURVES
+        more = f"{len(charts) - 3} more classes" + (f" ({left} with a higher AP are left out)" if left > 0 else "")
+        section.add(fold(more, columns(*charts[3:])))
+
+
+def _precision_recall(title: str, series: Mapping[str, Points]) -> Markup:
+    return line_chart(title, series, x_label="recall", y_label="precision", x_range=(0, 1), y_range=(0, 1))
+
+
+def add_confusion(page: Page, figures: Figures) -> None:
+    """Which class is taken for which."""
+    section = page.section(
+        "Confusion",
+        f"What was annotated (rows) and what was detected there (columns) at IoU {MATCH_IOU:.2f}, by the detections at "
+        "or above the suggested threshold of their class. The last column holds missed objects, the last row false "
+        "alarms; a cell's shade is its share of the row.",
+    )
+    names = [c.name for c in figures.classes]
+    mixed = figures.confusion[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
+    order = np.argsort(-(mixed.sum(axis=0) + mixed.sum(axis=1)), kind="stable")[:_MOST_CONFUSED]
+    shown = np.append(np.sort(order), len(names))
+    if len(names) > _MOST_CONFUSED:
+        section.add(f"The {_MOST_CONFUSED} classes that are confused most, of {len(names)}.")
+    picked = [names[index] for index in shown[:-1]]
+    section.add(
+        matrix(
+            "Confusion matrix",
+            "annotated ↓ detected →",
+            [*picked, "nothing"],
+            [*picked, "nothing"],
+            figures.confusion[np.ix_(shown, shown)],
+        )
+    )
+    objects = figures.confusion[:-1].sum(axis=1)
+    pairs = [divmod(int(place), len(names)) for place in np.argsort(-mixed, axis=None, kind="stable")[:_MOST_PAIRS]]
+    rows = [
+        Row([names[a], names[b], int(mixed[a, b]), float(mixed[a, b] / objects[a])], Tags((names[a], names[b])))
+        for a, b in pairs
+        if mixed[a, b]
+    ]
+    if rows:
+        section.add(
+            table(["annotated", "detected", "count", "share of the class"], rows, caption="Most confused", digits=2)
+        )
+
+
+def add_confidence(page: Page, figures: Figures) -> None:
+    """Calibration and thresholds."""
+    section = page.section(
+        "Confidence",
+        f"Of detections with score 0.8, a calibrated detector has 8 in 10 right (IoU {MATCH_IOU:.2f}). Expected "
+        f"calibration error: {figures.calibration['ece']:.3f}.",
+    )
+    bins = figures.calibration["bins"]
+    filled = [each for each in bins if each["count"]]
+    points = [each["avg_confidence"] for each in filled], [each["avg_accuracy"] for each in filled]
+    edges = [*(each["bin_lower"] for each in bins), bins[-1]["bin_upper"]]
+    section.add(
+        columns(
+            line_chart(
+                "Reliability",
+                {"detections": points},
+                x_label="score",
+                y_label="share that is right",
+                x_range=(0, 1),
+                y_range=(0, 1),
+                diagonal=True,
+            ),
+            histogram("Scores", edges, [each["count"] for each in bins], x_label="score", y_label="detections"),
+        ),
+        "The suggested threshold of a class is the score at which precision and recall are best balanced (the highest "
+        "F1). Take a higher one where a false alarm costs more than a miss.",
+    )
+    header = ["class", "suggested threshold", "precision there", "recall there", "calibration error", "objects"]
+    rows = [Row([c.name, c.threshold, c.precision, c.recall, c.calibration_error, c.objects]) for c in figures.classes]
+    section.add(table(header, rows, caption="Thresholds"))
+
+
+def add_training(page: Page, curves: Mapping[str, Points]) -> None:
+    """Losses, AP and learning rate by step."""
+    if not curves:
+        return
+    section = page.section("Training", "From metrics.csv beside the model.")
+    groups = {
+        "Losses": {"class_loss": "classification", "box_loss": "boxes"},
+        "Validation": {"AP": "AP", "AP50": "AP50", "AP75": "AP75"},
+        "Learning rate": {"learning_rate": "learning rate"},
+    }
+    charts = []
+    for title, names in groups.items():
+        series = {shown: curves[name] for name, shown in names.items() if name in curves}
+        if series:
+            charts.append(line_chart(title, series, x_label="step"))
+    section.add(columns(*charts))
