@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -59,7 +58,7 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
             runtime = artifact_runtime(out)
             assert runtime is not None
             lines = verify(runtime(temporary, record, config.device), reference, record, config.verify_images)
-            write_sidecar(out, record)
+        write_sidecar(out, record)
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted; {out} was not written.") from None
     except (MemoryError, RuntimeError) as error:

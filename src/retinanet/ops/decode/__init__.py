@@ -59,13 +59,24 @@ def decode(
         assert delta.shape[1] == per_cell * 4
         assert logit.shape[0] == delta.shape[0] == image_sizes.shape[0]
         assert logit.shape[2:] == delta.shape[2:]
-    odds = score_threshold / (1 - score_threshold)
-    logit_threshold = max(math.log(odds), MIN_LOGIT) if odds > 0 else MIN_LOGIT
     flat_strides = [float(pixels) for stride in strides for pixels in stride]
     scores, boxes, labels = _decode(
-        list(logits), list(deltas), image_sizes, cell_anchors, flat_strides, centre_offset, logit_threshold, top_n
+        list(logits),
+        list(deltas),
+        image_sizes,
+        cell_anchors,
+        flat_strides,
+        centre_offset,
+        logit_threshold(score_threshold),
+        top_n,
     )
     return scores, boxes, labels
+
+
+def logit_threshold(score_threshold: float) -> float:
+    """The logit above which a score exceeds the threshold, 0 ≤ threshold < 1."""
+    odds = score_threshold / (1 - score_threshold)
+    return max(math.log(odds), MIN_LOGIT) if odds > 0 else MIN_LOGIT
 
 
 @triton_op("retinanet::decode", mutates_args=())
