@@ -5,7 +5,7 @@ SEED ?= 0
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all browser lint format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,10 +27,16 @@ demo: $(INSTALLED)
 	@echo "demo/metrics.csv (losses and AP by step) and demo/model.best.pth (the detector; try it on your own image:"
 	@echo "  $(BIN)/retinanet infer demo/model.best.pth --images YOUR.jpg --draw demo/mine)"
 
-test: $(INSTALLED)
+# Reports are tested in Chromium. Where it is not and cannot be installed, those tests are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || (apt-get update && apt-get install --yes --no-install-recommends chromium) >/dev/null 2>&1 \
+	  || echo "No Chromium: the tests of pages will be skipped."
+
+test: $(INSTALLED) browser
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-all: $(INSTALLED)
+test-all: $(INSTALLED) browser
 	$(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)

@@ -24,10 +24,12 @@ EXPORT_OPTIONS = {
     *("size", "batch", "precision", "device", "verify-images"),
     *("threshold", "nms", "top-n", "detections"),
 }
+REPORT_OPTIONS = INFER_OPTIONS - {"draw"}
 
 
 @pytest.mark.parametrize(
-    ("command", "expected"), [("train", TRAIN_OPTIONS), ("infer", INFER_OPTIONS), ("export", EXPORT_OPTIONS)]
+    ("command", "expected"),
+    [("train", TRAIN_OPTIONS), ("infer", INFER_OPTIONS), ("export", EXPORT_OPTIONS), ("report", REPORT_OPTIONS)],
 )
 def test_the_set_of_options_is_pinned(command: str, expected: set[str]) -> None:
     """An option is a promise: add it here on purpose, with its documentation."""
@@ -81,7 +83,7 @@ def test_help_imports_no_heavy_package() -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    for command in ("train", "infer", "export"):
+    for command in ("train", "infer", "export", "report"):
         text = run(command, "--help").stdout
         for option in re.findall(r"^│[ *]*--([a-z-]+) [A-Z. ]*(.*)│$", text, flags=re.MULTILINE):
             assert option[1].strip(), f"--{option[0]} has no help"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from dataclasses import dataclass
 
 from PIL import Image
 
+_QUALITY = 70  # of 100: boxes and labels stay sharp
 LARGEST_SIDE = 512
 MOST_BYTES = 48_000
 """Of one encoded picture, so that a page of 100 stays below 10 MB whatever they show."""
@@ -30,18 +32,14 @@ class Picture:
         """Embed `image` as WebP: its longer side at most `LARGEST_SIDE`, its file at most `MOST_BYTES`."""
         image = image.convert("RGB")
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        quality = 72
-        encoded = _webp(image, quality)
-        while len(encoded) > MOST_BYTES:
-            quality -= 15
-            if quality < 40:
-                image = image.resize((max(1, image.width * 2 // 3), max(1, image.height * 2 // 3)))
-            encoded = _webp(image, max(quality, 40))
+        while len(encoded := _webp(image)) > MOST_BYTES:
+            factor = 0.9 * math.sqrt(MOST_BYTES / len(encoded))
+            image = image.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))))
         uri = "data:image/webp;base64," + base64.b64encode(encoded).decode("ascii")
         return cls(uri, image.size, alt, caption)
 
 
-def _webp(image: Image.Image, quality: int) -> bytes:
+def _webp(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=quality)
+    image.save(stream, "WEBP", quality=_QUALITY)
     return stream.getvalue()
