@@ -67,8 +67,7 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
         raise ExportError(
             f"The memory is too small to export {model} at this size; lower --size or --batch."
         ) from error
-    print(_summary(out, record, seconds))
-    print("\n".join(lines))
+    print(_summary(out, record, seconds), *lines, sep="\n")
 
 
 def _builder(out: Path) -> Builder:
@@ -127,7 +126,7 @@ def _summary(out: Path, record: ArtifactRecord, seconds: float) -> str:
     rows = record.postprocess.detections
     return (
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, {record.precision}, built in {seconds:.0f} s\n"
-        f"  inputs: images uint8 [{images}, 3, {height}, {width}], image_sizes int64 [{images}, 2] (height, width)\n"
-        f"  outputs: scores float32 [{images}, {rows}], boxes float32 [{images}, {rows}, 4], "
+        f"Inputs: images uint8 [{images}, 3, {height}, {width}], image_sizes int64 [{images}, 2] (height, width)\n"
+        f"Outputs: scores float32 [{images}, {rows}], boxes float32 [{images}, {rows}, 4], "
         f"classes int64 [{images}, {rows}]"
     )
