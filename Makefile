@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 
 # Reports are tested in Chromium. Where it is not and cannot be installed, those tests are skipped and say so.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
 	  || (apt-get update && apt-get install --yes --no-install-recommends chromium) >/dev/null 2>&1 \
 	  || echo "No Chromium: the tests of pages will be skipped."
 

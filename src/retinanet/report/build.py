@@ -38,7 +38,7 @@ def write_report(output: Path, data: CocoData, results: Results, source: Path) -
     add_confidence(page, figures)
     add_training(page, read_curves(source))
     add_images(page, data, figures)
-    add_suspects(page, data, results, figures)
+    add_suspects(page, data, results)
     page.write(output)
 
 

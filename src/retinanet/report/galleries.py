@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from retinanet.data.annotations import CocoData
-from retinanet.page import Page, Row, Tags, cards, fold, note, table
+from retinanet.page import Markup, Page, Row, cards, fold, note, table
 from retinanet.predict.results import Results
 from retinanet.report.figures import Figures
 from retinanet.report.pictures import describe, image_card, suspect_card
-from retinanet.report.suspects import SURE, find_suspects
+from retinanet.report.suspects import SURE, Suspect, find_suspects
 
 WORST, BEST, SUSPECTS = 16, 6, 30
 """Most cards of a section. With two pictures each they bound the page's size."""
-_LISTED = 500
+LISTED = 500
 
 
 def add_images(page: Page, data: CocoData, figures: Figures) -> None:
@@ -38,28 +38,35 @@ def add_images(page: Page, data: CocoData, figures: Figures) -> None:
             page.section(title, lead).add(cards([image_card(data, figures, image) for image in images]))
 
 
-def add_suspects(page: Page, data: CocoData, results: Results, figures: Figures) -> None:
+def add_suspects(page: Page, data: CocoData, results: Results) -> None:
     """Where annotations may be wrong or missing."""
     section = page.section(
         "Likely label errors",
-        f"Detections with a score of {SURE} or more where nothing, or another class, is annotated; and annotations "
+        f"Detections with a score of {SURE:.2f} or more where nothing, or another class, is annotated; and annotations "
         "that no detection of any score overlaps. Each is a question: the detector may be wrong as well.",
     )
-    suspects = find_suspects(data, results, figures)
+    suspects = find_suspects(data, results)
     if not suspects:
         section.add(note("Nothing contradicts the annotations.", "good"))
         return
-    kinds = {suspect.kind: [each for each in suspects if each.kind == suspect.kind] for suspect in suspects}
-    section.add(", ".join(f"{kind} {len(of_kind):,}" for kind, of_kind in kinds.items()) + ".")
-    # A fair share of the pictures for each kind.
+    kinds: dict[str, list[Suspect]] = {}
+    for suspect in suspects:
+        kinds.setdefault(suspect.kind, []).append(suspect)
+    section.add("; ".join(f"{kind} {len(of_kind):,}" for kind, of_kind in kinds.items()) + ".")
+    sure = results[results.scores >= SURE]
     shown = [suspect for of_kind in kinds.values() for suspect in of_kind[: SUSPECTS // len(kinds)]]
-    section.add(cards([suspect_card(data, figures, suspect) for suspect in shown]))
+    section.add(cards([suspect_card(data, sure, results, suspect) for suspect in shown]))
+    listed = [suspect for of_kind in kinds.values() for suspect in of_kind[: LISTED // len(kinds)]]
+    section.add(fold(f"{len(listed):,} of them as a list, with ids", _list(data, results, listed)))
+
+
+def _list(data: CocoData, results: Results, suspects: list[Suspect]) -> Markup:
     rows = []
-    for suspect in [each for of_kind in kinds.values() for each in of_kind[: _LISTED // len(kinds)]]:
-        sentence, names = describe(data, figures, suspect)
+    for suspect in suspects:
+        sentence, tags = describe(data, results, suspect)
         annotation = "" if suspect.annotation is None else str(data.annotation_ids[suspect.annotation])
         image_id = str(data.image_ids[suspect.image])
-        cells = [suspect.kind, sentence, data.file_names[suspect.image], image_id, annotation, suspect.score]
-        rows.append(Row(cells, Tags(names, suspect.kind, suspect.score)))
-    header = ["question", "found", "file", "image id", "annotation id", "score"]
-    section.add(fold(f"As a list of {len(rows):,}, with ids", table(header, rows, caption="Likely label errors")))
+        cells = (suspect.kind, sentence, data.file_names[suspect.image], image_id, annotation, tags.score)
+        rows.append(Row(cells, tags))
+    header = ("question", "found", "file", "image id", "annotation id", "score")
+    return table(header, rows, caption="Likely label errors")

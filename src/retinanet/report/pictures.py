@@ -41,37 +41,31 @@ def image_card(data: CocoData, figures: Figures, image: int) -> Card:
     )
 
 
-def suspect_card(data: CocoData, figures: Figures, suspect: Suspect) -> Card:
-    """The surroundings of a suspect."""
-    sentence, names = describe(data, figures, suspect)
-    xywh = (
-        figures.confident.xywh[suspect.detection] if suspect.detection is not None else data.boxes[suspect.annotation]
-    )
-    line = (
-        sentence
-        if suspect.annotation is None
-        else f"{sentence}; annotation id {data.annotation_ids[suspect.annotation]}"
-    )
+def suspect_card(data: CocoData, sure: Results, results: Results, suspect: Suspect) -> Card:
+    """The surroundings of a suspect with the `sure` ones of the results."""
+    around = data.boxes[suspect.annotation] if suspect.detection is None else results.xywh[suspect.detection]
+    sentence, tags = describe(data, results, suspect)
+    ids = "" if suspect.annotation is None else f"annotation id {data.annotation_ids[suspect.annotation]}, "
     return Card(
         title=data.file_names[suspect.image],
-        pictures=_pair(data, figures.confident, suspect.image, xywh),
-        lines=[line, f"image id {data.image_ids[suspect.image]}"],
-        tags=Tags(names, suspect.kind, suspect.score),
+        pictures=_pair(data, sure, suspect.image, around),
+        lines=[sentence, f"{ids}image id {data.image_ids[suspect.image]}"],
+        tags=tags,
     )
 
 
-def describe(data: CocoData, figures: Figures, suspect: Suspect) -> tuple[str, tuple[str, ...]]:
-    """A sentence about a suspect, and the names of the classes in it."""
+def describe(data: CocoData, results: Results, suspect: Suspect) -> tuple[str, Tags]:
+    """A sentence about a suspect, and what it is filtered by."""
     assert data.classes is not None
-    annotated = data.classes.names[data.labels[suspect.annotation]] if suspect.annotation is not None else ""
+    annotated = None if suspect.annotation is None else data.classes.names[data.labels[suspect.annotation]]
     if suspect.detection is None:
-        return f"{annotated} annotated, nothing detected", (annotated,)
-    label = data.classes.index_of_id()[int(figures.confident.category_ids[suspect.detection])]
-    detected = data.classes.names[label]
-    found = f"{detected} detected with {suspect.score:.2f}"
-    if suspect.annotation is None:
-        return f"{found}, nothing annotated", (detected,)
-    return f"{found}, {annotated} annotated", (annotated, detected)
+        assert annotated is not None
+        return f"{annotated} annotated, nothing detected", Tags((annotated,), suspect.kind)
+    label = data.classes.index_of_id()[int(results.category_ids[suspect.detection])]
+    detected, score = data.classes.names[label], float(results.scores[suspect.detection])
+    names = (detected,) if annotated is None else (annotated, detected)
+    sentence = f"{detected} detected with {score:.2f}, {annotated or 'nothing'} annotated"
+    return sentence, Tags(names, suspect.kind, score)
 
 
 def _pair(data: CocoData, results: Results, image: int, around: np.ndarray | None) -> list[Picture]:

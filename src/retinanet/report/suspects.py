@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from retinanet import boxes
 from retinanet.data.annotations import CocoData
+from retinanet.evaluate.coco import positions, run_evaluator
 from retinanet.predict.results import Results
-from retinanet.report.figures import Figures
 
 SURE = 0.5
 """Lowest score of a detection that is held against an annotation."""
@@ -31,43 +32,45 @@ class Suspect:
     annotation: int | None
     """Row of `data.boxes`; None where it is missing."""
     detection: int | None
-    """Row of `figures.confident`; None where nothing was detected."""
-    score: float | None = None
+    """Row of the results; None where nothing was detected."""
 
 
-def find_suspects(data: CocoData, results: Results, figures: Figures) -> list[Suspect]:
+def find_suspects(data: CocoData, results: Results) -> list[Suspect]:
     """Sure detections that match nothing or an object of another class, surest first; then annotations that nothing
-    among all `results` overlaps, largest first."""
-    place = {image_id: index for index, image_id in enumerate(data.image_ids.tolist())}
-    evaluation, suspects = figures.evaluation, []
-    for error in figures.diagnostics["label_errors"]:
-        if error["dt_score"] < SURE:
-            continue
-        suspects.append(
-            Suspect(
-                kind="not annotated?" if error["gt_id"] is None else "other class?",
-                image=place[int(evaluation.image_ids[error["image_id"]])],
-                annotation=None if error["gt_id"] is None else int(evaluation.annotation_rows[error["gt_id"] - 1]),
-                detection=int(evaluation.result_rows[error["dt_id"] - 1]),
-                score=error["dt_score"],
-            )
-        )
-    suspects.sort(key=lambda suspect: -(suspect.score or 0))
-    missed = [id_ - 1 for id_, status in figures.diagnostics["gt_status"].items() if status == "fn"]
-    return suspects + _alone(data, results, np.sort(evaluation.annotation_rows[missed]))
+    among all `results` overlaps, largest first. Crowds are no suspects, nor is what lies in one of its own class.
+
+    hotcoco finds the former (`label_errors` of its `image_diagnostics`).
+    """
+    sure = np.flatnonzero(results.scores >= SURE)
+    evaluation = run_evaluator(data, results[sure])
+    images = positions(evaluation.image_ids, data.image_ids)
+    suspects = []
+    for error in evaluation.coco.image_diagnostics(score_thr=SURE)["label_errors"]:
+        annotation = None if error["gt_id"] is None else int(evaluation.annotation_rows[error["gt_id"] - 1])
+        detection = int(sure[evaluation.result_rows[error["dt_id"] - 1]])
+        kind: Kind = "not annotated?" if annotation is None else "other class?"
+        suspects.append(Suspect(kind, int(images[error["image_id"]]), annotation, detection))
+    suspects.sort(key=lambda suspect: -results.scores[suspect.detection])
+    objects = evaluation.annotation_rows[~data.crowd[evaluation.annotation_rows]]
+    return suspects + _alone(data, results, objects)
 
 
-def _alone(data: CocoData, results: Results, rows: np.ndarray) -> list[Suspect]:
-    """Those of annotations `rows` that overlap no result of any class."""
-    image_of_row = np.searchsorted(data.offsets, rows, side="right") - 1
+def _alone(data: CocoData, results: Results, rows: NDArray[np.int64]) -> list[Suspect]:
+    """Those of annotations `rows`, which ascend, that overlap no result of any class."""
     order = np.argsort(results.image_ids, kind="stable")
     sorted_ids = results.image_ids[order]
+    image_of_row = np.searchsorted(data.offsets, rows, side="right") - 1
     alone = []
-    for image in np.unique(image_of_row):
-        of_image = rows[image_of_row == image]
-        first, last = np.searchsorted(sorted_ids, [data.image_ids[image], data.image_ids[image] + 1])
+    for image, of_image in zip(*_grouped(image_of_row, rows), strict=True):
+        first, last = np.searchsorted(sorted_ids, data.image_ids[image] + np.arange(2))
         found = boxes.from_xywh(torch.from_numpy(results.xywh[order[first:last]]))
         annotated = boxes.from_xywh(torch.from_numpy(data.boxes[of_image]))
         nearest = boxes.iou(annotated[:, None], found).numpy().max(axis=1, initial=0)
         alone += [Suspect("nothing there?", int(image), int(row), None) for row in of_image[nearest < OVERLAP]]
     return sorted(alone, key=lambda suspect: -data.boxes[suspect.annotation, 2:].prod())
+
+
+def _grouped(keys: NDArray[np.int64], values: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """The distinct ones of ascending `keys`, and the `values` of each."""
+    distinct, starts = np.unique(keys, return_index=True)
+    return distinct, np.split(values, starts)[1:]
