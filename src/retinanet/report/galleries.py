@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from retinanet.data.annotations import CocoData
 from retinanet.page import Markup, Page, Row, cards, fold, note, table
 from retinanet.predict.results import Results
 from retinanet.report.figures import Figures
 from retinanet.report.pictures import describe, image_card, suspect_card
-from retinanet.report.suspects import SURE, Suspect, find_suspects
+from retinanet.report.suspects import SURE, Kind, Suspect, find_suspects
 
 WORST, BEST, SUSPECTS = 16, 6, 30
 """Most cards of a section. With two pictures each they bound the page's size."""
@@ -49,9 +51,8 @@ def add_suspects(page: Page, data: CocoData, results: Results) -> None:
     if not suspects:
         section.add(note("Nothing contradicts the annotations.", "good"))
         return
-    kinds: dict[str, list[Suspect]] = {}
-    for suspect in suspects:
-        kinds.setdefault(suspect.kind, []).append(suspect)
+    by_kind = {kind: [suspect for suspect in suspects if suspect.kind == kind] for kind in get_args(Kind)}
+    kinds = {kind: of_kind for kind, of_kind in by_kind.items() if of_kind}
     section.add("; ".join(f"{kind} {len(of_kind):,}" for kind, of_kind in kinds.items()) + ".")
     sure = results[results.scores >= SURE]
     shown = [suspect for of_kind in kinds.values() for suspect in of_kind[: SUSPECTS // len(kinds)]]

@@ -12,6 +12,7 @@ from retinanet.report.figures import MATCH_IOU, Figures
 from retinanet.report.per_class import IOU_50, IOU_75, IOU_90
 
 _MOST_CURVES = 24
+_OPEN_CURVES = 6
 _MOST_CONFUSED = 24
 _MOST_PAIRS = 15
 _TIDE = {
@@ -84,11 +85,9 @@ def add_curves(page: Page, figures: Figures) -> None:
             *((c.name, c.curves) for c in sorted(known, key=lambda c: c.AP or 0)[:_MOST_CURVES]),
         ]
     ]
-    section.add(columns(*charts[:3]))
-    if len(charts) > 3:
-        left = len(known) - _MOST_CURVES
-        more = f"{len(charts) - 3} more classes" + (f" ({left} with a higher AP are left out)" if left > 0 else "")
-        section.add(fold(more, columns(*charts[3:])))
+    section.add(columns(*charts[:_OPEN_CURVES]))
+    if len(charts) > _OPEN_CURVES:
+        section.add(fold(f"The next {len(charts) - _OPEN_CURVES} classes", columns(*charts[_OPEN_CURVES:])))
 
 
 def _precision_recall(title: str, series: Mapping[str, Points]) -> Markup:
