@@ -12,12 +12,14 @@ Every block is `Markup`. Whatever else is put into a block is text and is escape
 are and never run. Rows and cards that carry `Tags` get filters by class, kind and score above them.
 """
 
+from retinanet.page.cards import Card, cards
 from retinanet.page.charts import bar_chart, histogram, line_chart, scatter
-from retinanet.page.items import Card, Row, Tags, cards, table
+from retinanet.page.filters import Tags
 from retinanet.page.markup import Markup, columns, fold, listing, note, paragraph, tag
 from retinanet.page.matrix import matrix
 from retinanet.page.page import Page, Section
 from retinanet.page.picture import Picture
+from retinanet.page.table import Row, table
 
 __all__ = [
     "Card",

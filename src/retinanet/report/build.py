@@ -7,16 +7,11 @@ from pathlib import Path
 from retinanet.data.annotations import CocoData
 from retinanet.page import Page
 from retinanet.predict.results import Results
+from retinanet.report.confidence import add_confidence
+from retinanet.report.confusion import add_confusion
 from retinanet.report.figures import Figures, measure
 from retinanet.report.galleries import add_images, add_suspects
-from retinanet.report.sections import (
-    add_classes,
-    add_confidence,
-    add_confusion,
-    add_curves,
-    add_errors,
-    add_training,
-)
+from retinanet.report.sections import add_classes, add_curves, add_errors, add_training
 from retinanet.report.training import read_curves
 
 _SHOWN = {"AP": "AP", "AP50": "AP50", "AP75": "AP75", "APs": "AP small", "APm": "AP medium", "APl": "AP large"}

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinanet.data.annotations import CocoData
-from retinanet.evaluate.coco import Evaluation, Metrics, metrics_of, positions, run_evaluator
+from retinanet.evaluate.coco import Metrics, metrics_of
+from retinanet.evaluate.evaluator import Evaluation, positions, run_evaluator
 from retinanet.predict.results import Results
 from retinanet.report.per_class import ClassFigures, Counts, best_thresholds, class_figures
 

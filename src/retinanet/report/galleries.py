@@ -53,7 +53,8 @@ def add_suspects(page: Page, data: CocoData, results: Results) -> None:
         return
     by_kind = {kind: [suspect for suspect in suspects if suspect.kind == kind] for kind in get_args(Kind)}
     kinds = {kind: of_kind for kind, of_kind in by_kind.items() if of_kind}
-    section.add("; ".join(f"{kind} {len(of_kind):,}" for kind, of_kind in kinds.items()) + ".")
+    counts = "; ".join(f"“{kind}” {len(of_kind):,} times" for kind, of_kind in kinds.items())
+    section.add(f"{counts}. Pictured are up to {SUSPECTS // len(kinds)} of each, the surest or largest.")
     sure = results[results.scores >= SURE]
     shown = [suspect for of_kind in kinds.values() for suspect in of_kind[: SUSPECTS // len(kinds)]]
     section.add(cards([suspect_card(data, sure, results, suspect) for suspect in shown]))

@@ -8,7 +8,7 @@ from PIL import Image
 from retinanet.data.annotations import CocoData
 from retinanet.data.images import read_image
 from retinanet.errors import DataError
-from retinanet.evaluate.coco import positions
+from retinanet.evaluate.evaluator import positions
 from retinanet.page import Card, Picture, Tags
 from retinanet.page.picture import LARGEST_SIDE
 from retinanet.predict.draw import draw_detections
@@ -98,8 +98,9 @@ def _pair(data: CocoData, results: Results, image: int, around: np.ndarray | Non
 
 
 def _surroundings(xywh: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The box with as much again on each side, as whole corners within the picture of `size` (w, h)."""
+    """The box with at least as much again on each side, as whole corners within the picture of `size` (w, h)."""
     centre, half = xywh[:2] + xywh[2:] / 2, np.maximum(xywh[2:] * 1.5, _LEAST_CROP / 2)
+    half = np.maximum(half, half.max() / 2)  # no strip, in which nothing is recognised
     near = np.clip(np.floor(centre - half), 0, np.array(size) - 1)
     far = np.clip(np.ceil(centre + half), near + 1, size)
     return np.concatenate([near, far]).astype(int)

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from retinanet.page import Markup, Page, Row, Tags, bar_chart, columns, fold, histogram, line_chart, matrix, note, table
+from retinanet.page import Markup, Page, Row, bar_chart, columns, fold, line_chart, note, table
 from retinanet.page.charts import Points
-from retinanet.report.figures import MATCH_IOU, Figures
+from retinanet.report.figures import Figures
 from retinanet.report.per_class import IOU_50, IOU_75, IOU_90
 
 _MOST_CURVES = 24
 _OPEN_CURVES = 6
-_MOST_CONFUSED = 24
-_MOST_PAIRS = 15
 _TIDE = {
     "Cls": ("wrong class", "a good box with another object's class"),
     "Loc": ("poor box", "the right class, but an IoU between 0.1 and 0.5"),
@@ -35,7 +33,7 @@ def add_classes(page: Page, figures: Figures) -> None:
     header = ["class", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100", "objects"]
     rows = [
         Row([c.name, c.AP, c.AP50, c.AP75, c.APs, c.APm, c.APl, c.AR100, c.objects])
-        for c in sorted(figures.classes, key=lambda c: (c.AP is None, c.AP))
+        for c in sorted(figures.classes, key=lambda c: (c.AP is None, c.AP or 0))
     ]
     section.add(table(header, rows, caption="By class, weakest first"))
 
@@ -92,75 +90,6 @@ def add_curves(page: Page, figures: Figures) -> None:
 
 def _precision_recall(title: str, series: Mapping[str, Points]) -> Markup:
     return line_chart(title, series, x_label="recall", y_label="precision", x_range=(0, 1), y_range=(0, 1))
-
-
-def add_confusion(page: Page, figures: Figures) -> None:
-    """Which class is taken for which."""
-    section = page.section(
-        "Confusion",
-        f"What was annotated (rows) and what was detected there (columns) at IoU {MATCH_IOU:.2f}, by the detections at "
-        "or above the suggested threshold of their class. The last column holds missed objects, the last row false "
-        "alarms; a cell's shade is its share of the row.",
-    )
-    names = [c.name for c in figures.classes]
-    mixed = figures.confusion[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
-    order = np.argsort(-(mixed.sum(axis=0) + mixed.sum(axis=1)), kind="stable")[:_MOST_CONFUSED]
-    shown = np.append(np.sort(order), len(names))
-    if len(names) > _MOST_CONFUSED:
-        section.add(f"The {_MOST_CONFUSED} classes that are confused most, of {len(names)}.")
-    picked = [names[index] for index in shown[:-1]]
-    section.add(
-        matrix(
-            "Confusion matrix",
-            "annotated ↓ detected →",
-            [*picked, "nothing"],
-            [*picked, "nothing"],
-            figures.confusion[np.ix_(shown, shown)],
-        )
-    )
-    objects = figures.confusion[:-1].sum(axis=1)
-    pairs = [divmod(int(place), len(names)) for place in np.argsort(-mixed, axis=None, kind="stable")[:_MOST_PAIRS]]
-    rows = [
-        Row([names[a], names[b], int(mixed[a, b]), float(mixed[a, b] / objects[a])], Tags((names[a], names[b])))
-        for a, b in pairs
-        if mixed[a, b]
-    ]
-    if rows:
-        section.add(
-            table(["annotated", "detected", "count", "share of the class"], rows, caption="Most confused", digits=2)
-        )
-
-
-def add_confidence(page: Page, figures: Figures) -> None:
-    """Calibration and thresholds."""
-    section = page.section(
-        "Confidence",
-        f"Of detections with score 0.8, a calibrated detector has 8 in 10 right (IoU {MATCH_IOU:.2f}). Expected "
-        f"calibration error: {figures.calibration['ece']:.3f}.",
-    )
-    bins = figures.calibration["bins"]
-    filled = [each for each in bins if each["count"]]
-    points = [each["avg_confidence"] for each in filled], [each["avg_accuracy"] for each in filled]
-    edges = [*(each["bin_lower"] for each in bins), bins[-1]["bin_upper"]]
-    section.add(
-        columns(
-            line_chart(
-                "Reliability",
-                {"detections": points},
-                x_label="score",
-                y_label="share that is right",
-                x_range=(0, 1),
-                y_range=(0, 1),
-                diagonal=True,
-            ),
-            histogram("Scores", edges, [each["count"] for each in bins], x_label="score", y_label="detections"),
-        ),
-        "The suggested threshold of a class is the score at which precision and recall are best balanced (the highest "
-        "F1). Take a higher one where a false alarm costs more than a miss.",
-    )
-    header = ["class", "suggested threshold", "precision there", "recall there", "calibration error", "objects"]
-    rows = [Row([c.name, c.threshold, c.precision, c.recall, c.calibration_error, c.objects]) for c in figures.classes]
-    section.add(table(header, rows, caption="Thresholds"))
 
 
 def add_training(page: Page, curves: Mapping[str, Points]) -> None:

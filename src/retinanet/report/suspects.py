@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retinanet import boxes
 from retinanet.data.annotations import CocoData
-from retinanet.evaluate.coco import positions, run_evaluator
+from retinanet.evaluate.evaluator import positions, run_evaluator
 from retinanet.predict.results import Results
 
 SURE = 0.5
