@@ -17,6 +17,7 @@ from retinanet.config import PostprocessConfig, PredictConfig
 from retinanet.data.images import read_image
 from retinanet.errors import DataError, ModelError, UsageError
 from retinanet.model.checkpoint import build_network, load_checkpoint
+from retinanet.predict.detector import Detector
 from retinanet.predict.predictor import Predictor, load
 from retinanet.types import Detections
 
@@ -214,3 +215,18 @@ def test_models_and_devices_that_are_not_there(trained: Path, tmp_path: Path) ->
         load(tmp_path / "none.pth")
     with pytest.raises(UsageError, match="cuda:7"):
         load(trained, config=PredictConfig(device="cuda:7"))
+
+
+def test_one_canvas_can_be_forced(trained: Path, paths: list[Path]) -> None:
+    """Against the detector run by hand on a picture placed by hand, and one that has to shrink to fit."""
+    predictor = load(trained, config=PredictConfig(device="cpu", canvas=(96, 64)))
+    detector = Detector(build_network(load_checkpoint(trained)), PostprocessConfig()).eval()
+    canvas = torch.zeros(2, 3, 96, 64, dtype=torch.uint8)
+    square, wide = read_image(paths[0]), read_image(paths[1])  # 64×64 and 64×96
+    canvas[0, :, :64] = square
+    shrunk = torch.nn.functional.interpolate(wide[None], size=(43, 64), mode="bilinear", antialias=True)
+    canvas[1, :, :43] = shrunk
+    with torch.inference_mode():
+        expected = detector(canvas, torch.tensor([[64, 64], [43, 64]]))
+    scale = torch.tensor([[[1.0, 1, 1, 1]], [[96 / 64, 64 / 43, 96 / 64, 64 / 43]]])
+    assert_close(predictor([paths[0], paths[1]]), expected._replace(boxes=expected.boxes * scale))

@@ -53,7 +53,7 @@ def add_decode(
         per_cell = len(cell_anchors[level])
         logit, anchor, cell, label, found = _best(op, logits[level], per_cell, top_n)
         delta = _gather_deltas(op, deltas[level], per_cell, anchor, cell, found)
-        grid_width = _shape(deltas[level])[3]
+        grid_width = level_shape(deltas[level])[3]
         box = _boxes(op, delta, cell_anchors[level], anchor, cell, grid_width, stride, centre_offset)
         box = op("Min", op("Max", box, np.float32(0)), limit)
         finite = op("Cast", op("LessOrEqual", op("Abs", delta), _LARGEST), to=FLOAT)
@@ -74,7 +74,7 @@ def _best(op: Nodes, logits: ir.Value, per_cell: int, top_n: int) -> tuple[ir.Va
     The best pairs lie in the anchors with the best classes. These, put back into their order, hand equal logits on in
     theirs, so that choosing anchors first changes nothing but that C times less is sorted.
     """
-    _, channels, height, width = _shape(logits)
+    _, channels, height, width = level_shape(logits)
     classes, cells = channels // per_cell, height * width
     maps = op("Reshape", logits, [0, per_cell, classes, cells])
     # A comparison with NaN is false, so neither it nor an infinity passes.
@@ -103,7 +103,7 @@ def _gather_deltas(
     op: Nodes, deltas: ir.Value, per_cell: int, anchor: ir.Value, cell: ir.Value, count: int
 ) -> ir.Value:
     """float32 `[N, count, 4]`: the deltas of anchors `anchor` of cells `cell`."""
-    _, _, height, width = _shape(deltas)
+    _, _, height, width = level_shape(deltas)
     cells = height * width
     flat = op("Reshape", deltas, [0, per_cell * 4 * cells])
     first = op("Add", op("Mul", anchor, np.int64(4 * cells)), cell)
@@ -143,7 +143,8 @@ def _boxes(
     return op("Concat", op("Sub", centre, half), op("Add", centre, half), axis=2)
 
 
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    """Of a head's output `[N, channels, H, W]`; N may be unknown and comes back as 0."""
-    assert value.shape is not None
-    return tuple(side if isinstance(side, int) else 0 for side in value.shape)
+def level_shape(maps: ir.Value) -> tuple[int, int, int, int]:
+    """(N, channels, H, W) of a head's output; N is 0 where it is dynamic."""
+    assert maps.shape is not None
+    batch, channels, height, width = (side if isinstance(side, int) else 0 for side in maps.shape)
+    return batch, channels, height, width

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from retinanet import extras
 from retinanet.errors import ExportError
-from retinanet.export.decode_graph import add_decode
+from retinanet.export.decode_graph import add_decode, level_shape
 from retinanet.export.nms_graph import NMSForm, add_nms
 from retinanet.export.nodes import Nodes
 from retinanet.model.network import RetinaNet
@@ -52,14 +52,20 @@ def detector_graph(detector: Detector, record: ArtifactRecord, nms: NMSForm) -> 
     image_sizes int64 `[N, 2]`; outputs scores float32 `[N, D]`, boxes float32 `[N, D, 4]` on the canvas and classes
     int64 `[N, D]` (class indices), padded as `Detections` are. Raises as `build` does.
     """
-    model, strides = _network_graph(detector.network, record)
     network, postprocess = detector.network, detector.postprocess
+    model = _network_graph(network, record)
     op = Nodes(model.graph, "postprocess")
-    heads = list(model.graph.outputs)
+    levels = len(network.cell_anchors)
+    logits, deltas = model.graph.outputs[:levels], model.graph.outputs[levels:]
+    nominal = network.record.strides * len(network.backbones)
+    strides = [
+        network.stride(stride, record.canvas, level_shape(logit)[2:])
+        for stride, logit in zip(nominal, logits, strict=True)
+    ]
     found = add_decode(
         op,
-        heads[: len(strides)],
-        heads[len(strides) :],
+        logits,
+        deltas,
         model.graph.inputs[1],
         network.cell_anchors.numpy(),
         strides,
@@ -102,8 +108,8 @@ class _Heads(nn.Module):
         return (*outputs.logits, *outputs.deltas)
 
 
-def _network_graph(network: RetinaNet, record: ArtifactRecord) -> tuple[ir.Model, tuple[tuple[float, float], ...]]:
-    """The network alone as a graph, and the strides of its levels."""
+def _network_graph(network: RetinaNet, record: ArtifactRecord) -> ir.Model:
+    """The network alone as a graph; its outputs are all logits, then all deltas."""
     extras.require("onnxscript", "export", "Exporting to ONNX")
     if record.precision == "fp16":
         network.half()
@@ -117,7 +123,6 @@ def _network_graph(network: RetinaNet, record: ArtifactRecord) -> tuple[ir.Model
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            strides = network(images[:1], image_sizes[:1]).strides
             program = torch.onnx.export(
                 _Heads(network).eval(),
                 (images, image_sizes),
@@ -133,7 +138,7 @@ def _network_graph(network: RetinaNet, record: ArtifactRecord) -> tuple[ir.Model
         raise ExportError(f"PyTorch cannot write {names} as an ONNX graph: {reason}; use another backbone.") from error
     assert program is not None
     _strip(program.model)
-    return program.model, strides
+    return program.model  # type: ignore[no-any-return]
 
 
 def _strip(model: ir.Model) -> None:

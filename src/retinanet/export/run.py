@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from retinanet import __version__
 from retinanet.config import ExportConfig, ExportPrecision, PostprocessConfig
 from retinanet.device import choose_device
 from retinanet.errors import ExportError, Interrupted, UsageError
-from retinanet.export.verify import verify
+from retinanet.export.verify import verification_pictures, verify
 from retinanet.files import atomic_write, require_writable
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.model.record import ModelRecord
@@ -34,6 +35,9 @@ _FORMATS = {".onnx": "onnx", ".pt2": "aoti", ".plan": "tensorrt", ".engine": "te
 """Ending → the file beside this one that builds it."""
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
+
+
 def run_export(model: Path, out: Path, config: ExportConfig, postprocess: PostprocessConfig) -> None:
     """Export the checkpoint `model` to `out`, whose ending says the format; prints what was made.
 
@@ -48,6 +52,8 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
     device = choose_device(config.device)
     checkpoint = load_checkpoint(model)
     record = _describe(checkpoint.record, model, out, config, postprocess, device)
+    _require_memory(record, len(checkpoint.record.cell_anchors[0]))
+    pictures = verification_pictures(config.verify_images, record.canvas)
     started = time.monotonic()
     try:
         with atomic_write(out) as temporary:
@@ -57,16 +63,14 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
             reference = Detector(build_network(checkpoint), postprocess).to(device).eval()
             runtime = artifact_runtime(out)
             assert runtime is not None
-            lines = verify(runtime(temporary, record, config.device), reference, record, config.verify_images)
+            lines = verify(runtime(temporary, record, config.device), reference, record, pictures)
         write_sidecar(out, record)
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted; {out} was not written.") from None
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate" not in str(error) and "out of memory" not in str(error):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
-        raise ExportError(
-            f"The memory is too small to export {model} at this size; lower --size or --batch."
-        ) from error
+        raise _too_large(record) from error
     print(_summary(out, record, seconds), *lines, sep="\n")
 
 
@@ -113,6 +117,25 @@ def _canvas(size: tuple[int, int], said: bool) -> tuple[int, int]:
             file=sys.stderr,
         )
     return height, width
+
+
+def _require_memory(record: ArtifactRecord, anchors: int) -> None:
+    """Refuse what cannot be verified here, before the system ends this process without a word.
+
+    Counted is the least that has to be in memory at once: input, first feature map and finest class logits.
+    """
+    height, width = record.canvas
+    values = 3 + 64 / 4 + anchors * len(record.classes) / 64
+    if 4 * values * height * width * record.batch[2] > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise _too_large(record)
+
+
+def _too_large(record: ArtifactRecord) -> ExportError:
+    height, width = record.canvas
+    return ExportError(
+        f"The memory of this machine is too small for {record.batch[2]} images of {height} × {width} pixels; "
+        "lower --size or --batch."
+    )
 
 
 def _default_precision(format: str, device: torch.device) -> ExportPrecision:

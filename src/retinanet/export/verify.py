@@ -26,16 +26,16 @@ PICTURES = 8
 """So many pictures are compared: more take longer than they tell."""
 
 
-def verify(runtime: Runtime, reference: Detector, record: ArtifactRecord, images: Path | None) -> list[str]:
-    """Compare on pictures of `images`, or on made-up ones: all in the usual batch, some in the smallest and largest.
+def verification_pictures(images: Path | None, canvas: tuple[int, int]) -> list[Tensor]:
+    """uint8 `[3, h, w]` each: at most `PICTURES` of `images`, or made-up ones. Raises `DataError` as `read_image`."""
+    return list(_made_up(canvas) if images is None else _read(images))
 
-    Returns what was found, as lines to print.
 
-    Raises:
-        ExportError: the differences are past the tolerance of the record's precision.
-        DataError: no image can be read.
+def verify(runtime: Runtime, reference: Detector, record: ArtifactRecord, pictures: list[Tensor]) -> list[str]:
+    """Compare on `pictures`: on all in the usual batch, on some in the smallest and the largest.
+
+    Returns what was found, as lines to print. Raises `ExportError` if that is past the tolerance of the precision.
     """
-    pictures = list(_made_up(record.canvas) if images is None else _read(images))
     expected = [_by_checkpoint(reference, _batch([picture], 1, record)) for picture in pictures]
     differences = Differences(TOLERANCES[record.precision], record.postprocess.threshold)
     for size in sorted(set(record.batch)):

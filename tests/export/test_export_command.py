@@ -1,0 +1,113 @@
+"""What goes wrong in an export is one sentence and an exit code, and leaves nothing half-written behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from command_line import Command, Shapes
+from retinanet.export import onnx as onnx_export
+from retinanet.predict.runtimes.onnx import OnnxRuntime
+from retinanet.types import Detections
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "words"),
+    [
+        ("model.tflite", {}, 2, ".onnx"),
+        ("model", {}, 2, ".onnx"),
+        ("nowhere/model.onnx", {}, 2, "no folder"),
+        ("model.onnx", {"batch": (4, 2, 8)}, 2, "MIN OPT MAX"),
+        ("model.onnx", {"batch": (0, 1, 1)}, 2, "--batch"),
+        ("model.onnx", {"size": (31, 64)}, 2, "--size"),
+        ("model.onnx", {"size": (300_000, 300_000)}, 5, "lower --size or --batch"),
+        ("model.onnx", {"precision": "int4"}, 2, "--precision"),
+        ("model.onnx", {"device": "tpu"}, 2, "--device"),
+        ("model.onnx", {"verify_images": "nowhere"}, 3, "nowhere"),
+    ],
+)
+def test_options_that_cannot_work(
+    retinanet: Command, trained: Path, tmp_path: Path, name: str, options: dict, code: int, words: str
+) -> None:
+    done = retinanet("export", trained, tmp_path / name, **{"device": "cpu", **options})
+    assert done.code == code, done.err
+    assert words in done.sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", b"PK\x03\x04 but no archive"])
+def test_a_model_that_is_no_checkpoint(retinanet: Command, tmp_path: Path, out: Path, content: bytes | None) -> None:
+    model = tmp_path / "other.pth"
+    if content is not None:
+        model.write_bytes(content)
+    done = retinanet("export", model, out)
+    assert done.code == 4
+    assert "other.pth" in done.sentence
+    assert not out.exists()
+
+
+def test_a_missing_package_names_its_extra(
+    retinanet: Command, trained: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = retinanet("export", trained, out, device="cpu")
+    assert done.code == 2
+    assert "pip install 'retinanet[export]'" in done.sentence
+
+
+def test_an_artifact_that_detects_otherwise_is_removed(
+    retinanet: Command, trained: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes half a pixel off; an older file stays as it was."""
+    out.write_text("older")
+    honest = OnnxRuntime.__call__
+
+    def shifted(*arguments: object) -> Detections:
+        found: Detections = honest(*arguments)  # type: ignore[arg-type]
+        return found._replace(boxes=found.boxes + 0.5)
+
+    monkeypatch.setattr(OnnxRuntime, "__call__", shifted)
+    done = retinanet("export", trained, out, device="cpu")
+    assert done.code == 5
+    assert "without a partner" in done.sentence
+    assert [path.name for path in out.parent.iterdir()] == ["model.onnx"]
+    assert out.read_text() == "older"
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"), [(KeyboardInterrupt, 6, "was not written"), (MemoryError, 5, "memory")]
+)
+def test_an_export_that_is_ended_leaves_nothing(
+    retinanet: Command,
+    trained: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: type[BaseException],
+    code: int,
+    words: str,
+) -> None:
+    def half_written(detector: object, record: object, path: Path, device: object) -> None:
+        path.write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr(onnx_export, "build", half_written)
+    done = retinanet("export", trained, out, device="cpu")
+    assert done.code == code
+    assert words in done.sentence
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_model_that_finds_nothing_is_said_to_be_compared_little(
+    retinanet: Command, trained: Path, shapes: Shapes, out: Path
+) -> None:
+    done = retinanet("export", trained, out, device="cpu", threshold=0.99, verify_images=shapes.val_images)
+    assert done.code == 0
+    assert " 0 detections" in done.out
+    assert "--verify-images" in done.out
