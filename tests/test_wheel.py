@@ -1,4 +1,4 @@
-"""The wheel, not the checkout: built, installed into an environment of its own, it trains and infers without extras."""
+"""The wheel, not the checkout: built and installed into an environment of its own, it works without extras."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_trains_and_infers_without_extras(environment: Path, shapes: Shapes, tmp_path: Path) -> None:
+def test_the_wheel_works_without_extras(environment: Path, shapes: Shapes, tmp_path: Path) -> None:
     script = "import retinanet, sys; print(retinanet.__file__, sys.modules['onnx'])"
     module, blocked = run(environment / "bin" / "python", "-c", script).split()
     assert Path(module).is_relative_to(environment)
@@ -75,6 +75,8 @@ def test_the_wheel_trains_and_infers_without_extras(environment: Path, shapes: S
     assert "Average Precision" in run(command, "infer", model, *words_of(options))
     assert json.loads(output.read_text())
     assert len(list((tmp_path / "drawn").iterdir())) == 7
+    run(command, "report", model, *words_of({**shapes.held_out, "output": tmp_path / "report.html"}))
+    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.slow

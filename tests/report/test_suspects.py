@@ -61,3 +61,8 @@ def test_planted_label_errors(tmp_path: Path) -> None:
 def test_no_label_errors(tmp_path: Path) -> None:
     data, found = read(write(tmp_path, [box(100, 3, 10)], [box(100, 3, 10, score=0.9)]))
     assert find_suspects(data, found) == []
+
+
+def test_sure_detections_of_unknown_categories_are_no_suspects(tmp_path: Path) -> None:
+    found = [box(100, 3, 10, score=0.2), box(100, 999, 200, score=0.9)]
+    assert find_suspects(*read(write(tmp_path, [box(100, 3, 10)], found))) == []

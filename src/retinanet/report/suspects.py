@@ -41,7 +41,8 @@ def find_suspects(data: CocoData, results: Results) -> list[Suspect]:
 
     hotcoco finds the former (`label_errors` of its `image_diagnostics`).
     """
-    sure = np.flatnonzero(results.scores >= SURE)
+    assert data.classes is not None
+    sure = np.flatnonzero((results.scores >= SURE) & np.isin(results.category_ids, data.classes.ids))
     evaluation = run_evaluator(data, results[sure])
     images = positions(evaluation.image_ids, data.image_ids)
     suspects = []
@@ -62,7 +63,7 @@ def _alone(data: CocoData, results: Results, rows: NDArray[np.int64]) -> list[Su
     image_of_row = np.searchsorted(data.offsets, rows, side="right") - 1
     alone = []
     for image, of_image in zip(*_grouped(image_of_row, rows), strict=True):
-        first, last = np.searchsorted(sorted_ids, data.image_ids[image] + np.arange(2))
+        first, last = (np.searchsorted(sorted_ids, data.image_ids[image], side) for side in ("left", "right"))
         found = boxes.from_xywh(torch.from_numpy(results.xywh[order[first:last]]))
         annotated = boxes.from_xywh(torch.from_numpy(data.boxes[of_image]))
         nearest = boxes.iou(annotated[:, None], found).numpy().max(axis=1, initial=0)

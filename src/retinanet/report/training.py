@@ -21,7 +21,7 @@ def read_curves(model: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.
     try:
         with (model.parent / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
             rows = [row for row in csv.DictReader(file) if row.get("model") in names]
-    except OSError:
+    except (OSError, csv.Error):
         return {}
     columns = [name for name in (rows[0] if rows else ()) if name not in (None, "model", "step", "epoch")]
     curves = {}
