@@ -44,7 +44,7 @@ def train(
     """Train MODEL on images with COCO annotations; run again, it resumes.
 
     Writes MODEL (the last state, from which training resumes), MODEL with .best before its ending (the best validated
-    weights) and metrics.csv beside them.
+    weights), metrics.csv and, after the last validation, a report (MODEL with .report.html) beside them.
 
     Parameters
     ----------
