@@ -12,14 +12,14 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-# A narrow detector learns three shapes from 480 synthetic images, and is scored on 120 others.
+# A narrow detector learns three shapes from 600 synthetic images, and is scored on 120 others.
 demo: $(INSTALLED)
-	$(BIN)/python -m retinanet.data.synthetic demo/data --train 480 --val 120 --size 160 --seed $(SEED)
+	$(BIN)/python -m retinanet.data.synthetic demo/data --train 600 --val 120 --size 160 --seed $(SEED)
 	$(BIN)/retinanet train demo/model.pth --override --seed $(SEED) \
 	  --images demo/data/train --annotations demo/data/train.json \
 	  --val-images demo/data/val --val-annotations demo/data/val.json \
-	  --backbone resnet10t --weights none --width 64 --resize 160 --max-size 224 \
-	  --lr 0.002 --batch 16 --epochs 24 --val-every 24
+	  --backbone test_resnet --weights none --width 64 --resize 160 --max-size 224 \
+	  --lr 0.001 --batch 8 --epochs 16 --val-every 16
 	$(BIN)/retinanet infer demo/model.best.pth --images demo/data/val --annotations demo/data/val.json \
 	  --output demo/detections.json --draw demo/pictures
 	@echo
