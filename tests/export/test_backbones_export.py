@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from same_detections import assert_same_detections, canvases
 
 from command_line import SMALL, Command, Shapes
 from retinanet.config import PostprocessConfig
@@ -18,7 +19,6 @@ from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.onnx import OnnxRuntime
 from retinanet.types import ClassMap
-from same_detections import assert_same_detections, canvases
 
 pytestmark = pytest.mark.slow
 CLASSES = ClassMap((3, 17, 44), ("disc", "rectangle", "triangle"))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 NMSForm = Literal["operator", "fixed"]
 FIXED_CANDIDATES = 2000
-"""The fixed form compares so many of the best candidates of an image."""
+"""The fixed form compares so many of the best candidates of an image, or as many as there shall be detections."""
 FIXED_STEPS = 16
-"""Its steps: exact where no chain of boxes, each suppressing the next, is longer."""
+"""Its steps: exact where no chain of boxes, each suppressing the next, is longer by more than one."""
 
 
 def add_nms(
@@ -34,7 +34,7 @@ def add_nms(
     if form == "operator":
         keep = _keep_by_operator(op, found, classes, iou_threshold, detections)
     else:
-        found = _best(op, found, min(found.slots, FIXED_CANDIDATES))
+        found = _best(op, found, min(found.slots, max(FIXED_CANDIDATES, detections)))
         keep = _keep_by_fixed_point(op, found, iou_threshold, half)
     kept = _best(op, found._replace(scores=op("Mul", found.scores, keep)), detections)
     used = op("Greater", kept.scores, np.float32(0))
