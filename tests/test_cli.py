@@ -25,11 +25,22 @@ EXPORT_OPTIONS = {
     *("threshold", "nms", "top-n", "detections"),
 }
 REPORT_OPTIONS = INFER_OPTIONS - {"draw"}
+DOCTOR_OPTIONS = {
+    *("images", "annotations", "val-images", "val-annotations"),
+    *("resize", "max-size", "jitter", "flip", "batch", "workers"),
+    *("anchor-scale", "overfit", "seed", "output", "json"),
+}
 
 
 @pytest.mark.parametrize(
     ("command", "expected"),
-    [("train", TRAIN_OPTIONS), ("infer", INFER_OPTIONS), ("export", EXPORT_OPTIONS), ("report", REPORT_OPTIONS)],
+    [
+        ("train", TRAIN_OPTIONS),
+        ("infer", INFER_OPTIONS),
+        ("export", EXPORT_OPTIONS),
+        ("report", REPORT_OPTIONS),
+        ("doctor", DOCTOR_OPTIONS),
+    ],
 )
 def test_the_set_of_options_is_pinned(command: str, expected: set[str]) -> None:
     """An option is a promise: add it here on purpose, with its documentation."""
@@ -83,7 +94,7 @@ def test_help_imports_no_heavy_package() -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    for command in ("train", "infer", "export", "report"):
+    for command in ("train", "infer", "export", "report", "doctor"):
         text = run(command, "--help").stdout
         for option in re.findall(r"^│[ *]*--([a-z-]+) [A-Z. ]*(.*)│$", text, flags=re.MULTILINE):
             assert option[1].strip(), f"--{option[0]} has no help"

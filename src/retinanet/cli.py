@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from retinanet import __version__
 from retinanet.config import DataConfig, ExportConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
-from retinanet.errors import RetinaNetError
+from retinanet.errors import DataError, RetinaNetError
 
 _flat = Parameter(name="*")
 _run, _model, _data, _recipe, _export, _output = (
@@ -168,6 +168,63 @@ def report(
     from retinanet.report.run import run_report
 
     run_report(source, images=images, annotations=annotations, output=output, postprocess=postprocess, predict=predict)
+
+
+@app.command
+def doctor(
+    *,
+    images: Annotated[Path, Parameter(group=_run)],
+    annotations: Annotated[Path, Parameter(group=_run)],
+    val_images: Annotated[Path | None, Parameter(group=_run)] = None,
+    val_annotations: Annotated[Path | None, Parameter(group=_run)] = None,
+    anchor_scale: Annotated[float, Parameter(group=_model)] = ModelConfig().anchor_scale,
+    data: Annotated[DataConfig, _flat, Parameter(group=_data)] = DataConfig(),
+    overfit: Annotated[bool, Parameter(group=_recipe)] = False,
+    seed: Annotated[int, Parameter(group=_recipe)] = 0,
+    output: Annotated[Path, Parameter(group=_output)] = Path("doctor.html"),
+    json: Annotated[str | None, Parameter(group=_output, allow_leading_hyphen=True)] = None,
+) -> None:
+    """Look at the data before training: what they are, what is wrong with them, and what to set.
+
+    Ends with exit code 3 where training would be pointless.
+
+    Parameters
+    ----------
+    images
+        Folder of the training images.
+    annotations
+        Their annotations, a COCO JSON file.
+    val_images
+        Folder of the validation images.
+    val_annotations
+        Their annotations.
+    anchor_scale
+        Side of a level's smallest anchor, in strides of that level.
+    overfit
+        Train a small network on two images for a moment, to prove that it can learn them.
+    seed
+        Seed of the training samples that are shown, and of --overfit.
+    output
+        Page to write, with pictures.
+    json
+        FILE to write everything to for programs; '-' prints it in place of the text.
+    """
+    from retinanet.doctor.run import run_doctor
+
+    worthwhile = run_doctor(
+        images=images,
+        annotations=annotations,
+        val_images=val_images,
+        val_annotations=val_annotations,
+        config=data,
+        anchor_scale=ModelConfig(anchor_scale=anchor_scale).anchor_scale,
+        with_overfit=overfit,
+        seed=TrainConfig(seed=seed).seed,
+        output=output,
+        json=json,
+    )
+    if not worthwhile:
+        _fail("Training would be pointless as the data are; correct what is listed as an error.", DataError.exit_code)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.data.annotations import CocoData, FlatStrings, Problem, box_status
-from retinanet.data.coco_columns import read_columns
+from retinanet.data.coco_columns import Columns, read_columns
 from retinanet.data.folder import present_images
 from retinanet.errors import DataError
 from retinanet.types import ClassMap
@@ -23,10 +23,15 @@ def read_annotations(path: Path, images: Path | None) -> CocoData:
     file is not COCO's (what, where), contradicts itself, or no image is left.
     """
     columns = read_columns(path)
+    _check_unique(path, "image", np.asarray(columns.image_ids))
+    _check_unique(path, "annotation", np.asarray(columns.annotation_ids))
+    return join_columns(path, columns, images)
+
+
+def join_columns(path: Path, columns: Columns, images: Path | None) -> CocoData:
+    """The columns of the file at `path`, joined by their ids; otherwise as `read_annotations`, which checks the ids."""
     image_ids, annotation_ids = np.asarray(columns.image_ids), np.asarray(columns.annotation_ids)
     classes = _class_map(path, columns.categories)
-    _check_unique(path, "image", image_ids)
-    _check_unique(path, "annotation", annotation_ids)
     # [M], before sorting by image
     image_of = _positions(path, "image", columns.annotation_images, image_ids, annotation_ids)
     labels = _positions(path, "category", columns.annotation_categories, np.array(classes.ids), annotation_ids)
@@ -79,7 +84,7 @@ def _check_unique(path: Path, kind: str, ids: np.ndarray) -> None:
 def _positions(path: Path, kind: str, column: array[int], ids: np.ndarray, annotation_ids: np.ndarray) -> np.ndarray:
     """Where in `ids` each of a column of the annotations stands, `[M]`."""
     wanted = np.asarray(column)
-    order = np.argsort(ids)
+    order = np.argsort(ids, kind="stable")
     found: np.ndarray = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     undefined = ids[found] != wanted
     if undefined.any():

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retinanet.data.json_stream import stream_members
 from retinanet.errors import DataError
 
@@ -44,9 +46,29 @@ class Columns:
     """NaN where the file has none."""
     crowd: array[int] = field(default_factory=_int8)
 
+    def keep(self, images: np.ndarray, annotations: np.ndarray) -> None:
+        """Drop the images and annotations whose flags, bool `[I]` and `[M]`, are false."""
+        self.file_names = [self.file_names[index] for index in np.flatnonzero(images)]
+        for name in ("image_ids", "sizes"):
+            setattr(self, name, _kept(getattr(self, name), images))
+        for name in ("annotation_ids", "annotation_images", "annotation_categories", "boxes", "areas", "crowd"):
+            setattr(self, name, _kept(getattr(self, name), annotations))
 
-def read_columns(path: Path) -> Columns:
-    """Stream the file at `path`. Raises `DataError` if a key is missing or holds the wrong kind of value."""
+    def drop_unfinished(self) -> None:
+        """Take back what was added of an image or an annotation before one of its values turned out wrong."""
+        images = min(len(self.image_ids), len(self.file_names), len(self.sizes) // 2)
+        del self.image_ids[images:], self.file_names[images:], self.sizes[2 * images :]
+        rows = min(len(self.boxes) // 4, len(self.areas), len(self.crowd))
+        for column in (self.annotation_ids, self.annotation_images, self.annotation_categories, self.areas, self.crowd):
+            del column[rows:]
+        del self.boxes[4 * rows :]
+
+
+def read_columns(path: Path, faults: list[str] | None = None) -> Columns:
+    """Stream the file at `path`. Raises `DataError` if a key is missing or holds the wrong kind of value.
+
+    Given `faults`, an image, annotation or category that can't be read is left out, and a sentence about it added.
+    """
     columns = Columns()
     readers = {"images": _add_image, "annotations": _add_annotation, "categories": _add_category}
     positions = dict.fromkeys(readers, -1)
@@ -58,11 +80,14 @@ def read_columns(path: Path) -> Columns:
             continue
         try:
             readers[key](columns, element)
-        except KeyError as error:
-            raise DataError(f"{_place(path, key, positions[key], element)} lacks {error}; add it.") from error
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
-            what = f"holds a value of the wrong kind ({error})"
-            raise DataError(f"{_place(path, key, positions[key], element)} {what}; correct it.") from error
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            missing = isinstance(error, KeyError)
+            what = f"lacks {error}; add it." if missing else f"holds a value of the wrong kind ({error}); correct it."
+            sentence = f"{_place(path, key, positions[key], element)} {what}"
+            if faults is None:
+                raise DataError(sentence) from error
+            faults.append(sentence)
+            columns.drop_unfinished()
     for key, position in positions.items():
         if position < 0:
             raise DataError(f"{path} should be a COCO annotation file, but lacks '{key}'; give the annotation file.")
@@ -89,6 +114,11 @@ def _add_annotation(columns: Columns, annotation: dict[str, Any]) -> None:
 
 def _add_category(columns: Columns, category: dict[str, Any]) -> None:
     columns.categories.append((operator.index(category["id"]), _string(category["name"])))
+
+
+def _kept(column: array, rows: np.ndarray) -> array:
+    values = np.asarray(column).reshape(len(rows), -1)
+    return array(column.typecode, values[rows].tobytes())
 
 
 def _string(value: Any) -> str:

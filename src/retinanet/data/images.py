@@ -8,7 +8,7 @@ error: no partly decoded picture is ever returned.
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,11 +53,44 @@ def image_size(path: str | PathLike[str]) -> tuple[int, int]:
     """(height, width) of the displayed picture, from the file's header alone. Raises `DataError` as `read_image`."""
     try:
         with Image.open(path) as file:
-            # Of a TIFF `size` is turned already in some versions of Pillow, so its tags are asked.
-            width, height = (file.tag_v2[256], file.tag_v2[257]) if isinstance(file, TiffImageFile) else file.size
-            return (width, height) if _orientation(file) in _QUARTER_TURNS else (height, width)
+            stored = _stored_size(file)
+            return stored[::-1] if _orientation(file) in _QUARTER_TURNS else stored
     except Exception as error:  # as above
         raise _unreadable(path, error) from error
+
+
+class ImageFacts(NamedTuple):
+    """What a file is, and what it roughly shows."""
+
+    format: str
+    """Pillow's name, such as JPEG."""
+    mode: str
+    """Pillow's name of the pixels' kind, such as RGB."""
+    stored_size: tuple[int, int]
+    """(height, width) of the pixels in the file."""
+    orientation: int
+    """EXIF's, 1 (upright) … 8."""
+    thumbnail: np.ndarray
+    """uint8 `[side, side]`, the displayed picture in grey, squeezed to a square."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the displayed picture."""
+        return self.stored_size[::-1] if self.orientation in _QUARTER_TURNS else self.stored_size
+
+
+def inspect_image(path: str | PathLike[str], side: int) -> ImageFacts:
+    """Facts of a file that is decoded wholly, so that it proves readable. Raises `DataError` as `read_image`."""
+    try:
+        with Image.open(path) as file:
+            kind, mode, stored, orientation = file.format or "?", file.mode, _stored_size(file), _orientation(file)
+            file.draft(None, (2 * side, 2 * side))  # JPEGs are decoded smaller, which still reads all of the file
+            file.load()
+            turn = _UPRIGHT.get(_orientation(file))  # asked again, as Pillow turns a TIFF in loading it
+            square = _to_rgb(file).convert("L").resize((side, side), Image.Resampling.BOX)
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from error
+    return ImageFacts(kind, mode, stored, orientation, np.array(square if turn is None else square.transpose(turn)))
 
 
 def to_image(picture: np.ndarray | Tensor) -> Tensor:
@@ -86,6 +119,12 @@ def to_image(picture: np.ndarray | Tensor) -> Tensor:
 def _check_layout(kind: str, layout: str, shape: tuple[int, ...], right: bool) -> None:
     if not right or 0 in shape:
         raise DataError(f"An image {kind} should be {layout} and not empty, this one is {list(shape)}; rearrange it.")
+
+
+def _stored_size(file: Image.Image) -> tuple[int, int]:
+    """(height, width). Of a TIFF `size` is turned already in some versions of Pillow, so its tags are asked."""
+    width, height = (file.tag_v2[256], file.tag_v2[257]) if isinstance(file, TiffImageFile) else file.size
+    return height, width
 
 
 def _orientation(file: Image.Image) -> int:

@@ -65,7 +65,7 @@ class TorchLoader:
             num_workers=workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=ignore_interrupt,
             generator=torch.Generator(),  # its own, so that iterating leaves the run's random state alone
         )
 
@@ -134,6 +134,7 @@ def _as_it_is(item: T) -> T:
     return item
 
 
-def _ignore_interrupt(worker: int) -> None:
+def ignore_interrupt(worker: int) -> None:
+    """For `worker_init_fn` of a data loader: leave Ctrl-C to the main process."""
     # Ctrl-C reaches the workers too; the main process saves its work and ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
