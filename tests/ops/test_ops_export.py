@@ -10,7 +10,7 @@ from nms_cases import make_candidates
 
 from retinanet.ops.decode import decode
 from retinanet.ops.focal_loss import focal_loss
-from retinanet.ops.nms import nms
+from retinanet.ops.nms import loop, nms
 from retinanet.types import Detections
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,6 +83,30 @@ def test_export_keeps_the_operators_and_any_batch():
     assert {"retinanet.decode.default", "retinanet.nms.default"} <= names
     for count in (1, 3):
         for result, expected in zip(program.module()(*maps(count)), model(*maps(count)), strict=True):
+            assert torch.equal(result, expected)
+
+
+class Suppression(torch.nn.Module):
+    """NMS alone."""
+
+    def forward(self, scores, boxes, labels):
+        return tuple(nms(scores, boxes, labels, detections=30))
+
+
+@pytest.mark.parametrize("count", [300, 7])
+def test_nms_as_one_loop_equals_the_reference(count):
+    model, inputs = Suppression(), make_candidates(count=count)
+    scores = inputs[0]
+    scores[0, ::3], scores[1] = float("nan"), 0
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(model, inputs, dynamic_shapes=[{0: batch}] * 3)
+    program = program.run_decompositions({torch.ops.retinanet.nms.default: loop.nms})
+    names = [str(node.target) for node in program.graph.nodes]
+    assert names.count("while_loop") == 1
+    assert len(names) < 60  # no step is unrolled
+    assert "retinanet.nms.default" not in names
+    for rows in (inputs, [values[:1] for values in inputs], make_candidates(batch=3, count=count, seed=1)):
+        for result, expected in zip(program.module()(*rows), model(*rows), strict=True):
             assert torch.equal(result, expected)
 
 
