@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	  --images demo/data/train --annotations demo/data/train.json \
 	  --val-images demo/data/val --val-annotations demo/data/val.json \
 	  --backbone test_resnet --weights none --width 64 --resize 160 --max-size 224 \
-	  --lr 0.001 --batch 8 --epochs 16 --val-every 16
+	  --lr 0.001 --batch 8 --epochs 20 --val-every 20
 	$(BIN)/retinanet infer demo/model.best.pth --images demo/data/val --annotations demo/data/val.json \
 	  --output demo/detections.json --draw demo/pictures
 	@echo
