@@ -1,13 +1,22 @@
 import os
 
+import numpy as np
 import pytest
 import torch
+from triton.runtime import interpreter
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if INTERPRETED:
     # Kernels are not traced here, and older PyTorch refuses to wrap an interpreted one.
     torch.library.wrap_triton = lambda kernel: kernel
+
+    def fma(self, x, y, z):
+        """Rounded once, as GPUs do it; Triton's own rounds the product as well."""
+        exact = x.data.astype(np.float64) * y.data + z.data
+        return interpreter.TensorHandle(exact.astype(z.data.dtype), z.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_fma = fma
 
 
 @pytest.fixture

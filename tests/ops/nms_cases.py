@@ -14,16 +14,16 @@ def make_candidates(batch=2, count=300, classes=3, *, size=100.0, seed=0):
     return scores.where(~padding, 0), boxes.where(~padding[..., None], 0), labels.where(~padding, -1)
 
 
-def around_the_threshold():
-    """Pairs of one class whose IoU is 1/2 in real numbers but falls just under, on or over it in float32."""
+def around_the_threshold(threshold=0.5):
+    """Pairs of one class whose IoU is the threshold in real numbers but falls just under, on or over it in float32."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(200, 2, generator=generator) * 1000
     size = torch.rand(200, 2, generator=generator) * 100 + 1
     whole = torch.cat([corner, corner + size], -1)
-    half = whole.clone()
-    half[:, 2] = corner[:, 0] + size[:, 0] / 2
-    half[1::4, 2] = half[1::4, 2].nextafter(torch.tensor(0.0))
-    half[2::4, 2] = half[2::4, 2].nextafter(torch.tensor(torch.inf))
-    boxes = torch.stack([whole, half], 1).reshape(1, 400, 4)
+    part = whole.clone()
+    part[:, 2] = corner[:, 0] + size[:, 0] * threshold
+    part[1::4, 2] = part[1::4, 2].nextafter(torch.tensor(0.0))
+    part[2::4, 2] = part[2::4, 2].nextafter(torch.tensor(torch.inf))
+    boxes = torch.stack([whole, part], 1).reshape(1, 400, 4)
     labels = torch.arange(200).repeat_interleave(2)[None]
     return torch.linspace(1, 0.1, 400)[None], boxes, labels

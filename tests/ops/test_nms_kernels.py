@@ -51,8 +51,17 @@ def test_any_number_of_candidates(count, device):
     assert_kernels_agree(make_candidates(count=count), device)
 
 
-def test_overlaps_right_at_the_threshold(device):
-    assert 200 < assert_kernels_agree(around_the_threshold(), device, detections=400) < 400
+@pytest.mark.parametrize("iou_threshold", [0.3, 1 / 3, 0.5, 0.95])
+def test_overlaps_right_at_the_threshold(iou_threshold, device):
+    candidates = around_the_threshold(iou_threshold)
+    assert 200 < assert_kernels_agree(candidates, device, iou_threshold, detections=400) < 400
+
+
+def test_at_threshold_zero_the_least_overlap_suppresses(device):
+    boxes = torch.tensor([[[0.0, 0, 4000, 4000], [3999.9998, 3999.9998, 8000, 8000], [4000, 0, 8000, 3999]]])
+    candidates = torch.tensor([[0.9, 0.8, 0.7]]), boxes, torch.zeros(1, 3, dtype=torch.int64)
+    assert 0 < iou(boxes[0, 0], boxes[0, 1]) < 1e-14
+    assert assert_kernels_agree(candidates, device, iou_threshold=0.0) == 2
 
 
 def test_five_thousand_identical_boxes_leave_one(device):

@@ -1,4 +1,4 @@
-"""NMS on a GPU in three launches: rank the candidates, suppress within classes, rank what survived.
+"""NMS on a GPU in three launches: rank the candidates, suppress within classes, take the first of what survives.
 
 Only boxes of one class meet, so classes are dealt into buckets that suppress side by side, each on its own processor.
 A program takes its bucket's candidates in chunks, best first, and compares them with the boxes it has kept, then with
@@ -8,6 +8,8 @@ sooner than one could sort.
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
+import struct
+
 import torch
 import triton
 import triton.language as tl
@@ -16,45 +18,59 @@ from torch.library import wrap_triton
 
 from retinanet.types import NO_LABEL
 
-BUCKETS = 64
+BUCKETS = 128
 """Programs an image that suppress; a power of two."""
+NOBODY = -(2**31)
+"""The label, among ranked ones, of what is padding."""
 
 
 def nms(
     scores: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float, detections: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`reference.nms` on a GPU. The workspace is 12 bytes a candidate."""
+    """`reference.nms` on a GPU. The workspace is 32 bytes a candidate."""
     batch, candidates = scores.shape
-    assert candidates < 2**24
     scores, boxes, labels = scores.contiguous(), boxes.contiguous(), labels.contiguous()
-    order, kept = scores.new_empty(2, batch, candidates, dtype=torch.int32)
-    alive = torch.empty_like(scores)
+    order, ranked_labels, members, alive = scores.new_empty(4, batch, candidates, dtype=torch.int32)
+    ranked_boxes = torch.empty_like(boxes)
     kept_scores = scores.new_empty(batch, detections)
     kept_boxes = boxes.new_empty(batch, detections, 4)
     kept_labels = labels.new_empty(batch, detections)
     count = labels.new_empty(batch)
     rows = 32
-    programs = triton.cdiv(candidates, rows)
-    wrap_triton(_rank)[(programs, batch)](
-        scores, labels, order, alive, candidates, BUCKETS=BUCKETS, ROWS=rows, COLUMNS=128, num_warps=4
-    )
-    wrap_triton(_suppress)[(BUCKETS, batch)](
+    wrap_triton(_rank)[(triton.cdiv(candidates, rows), batch)](
         scores,
         boxes,
         labels,
         order,
-        kept,
+        ranked_boxes,
+        ranked_labels,
+        alive,
+        candidates,
+        NOBODY=NOBODY,
+        ROWS=rows,
+        COLUMNS=128,
+        num_warps=4,
+    )
+    wrap_triton(_suppress)[(BUCKETS, batch)](
+        ranked_boxes,
+        ranked_labels,
+        members,
         alive,
         candidates,
         detections,
         iou_threshold,
+        _half_step(iou_threshold),
+        NOBODY=NOBODY,
         BUCKETS=BUCKETS,
-        CHUNK=64,
-        KEPT=64,
-        num_warps=8,
+        SCAN=1024,
+        CHUNK=32,
+        KEPT=32,
+        num_warps=4,
     )
-    wrap_triton(_collect)[(programs, batch)](
+    wrap_triton(_collect)[(batch,)](
         alive,
+        order,
+        scores,
         boxes,
         labels,
         kept_scores,
@@ -64,131 +80,182 @@ def nms(
         candidates,
         detections,
         NO_LABEL=NO_LABEL,
-        ROWS=rows,
-        COLUMNS=128,
-        num_warps=4,
+        BLOCK=2048,
+        num_warps=8,
     )
     return kept_scores, kept_boxes, kept_labels, count
 
 
-@triton.jit
-def _rank(scores, labels, order, alive, candidates, BUCKETS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Order positions by bucket, then descending score, then position; nobody is alive yet: grid (rows, images)."""
-    image = tl.program_id(1).to(tl.int64)
-    scores += image * candidates
-    labels += image * candidates
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    own = _sort_key(scores, labels, row, candidates, BUCKETS)
-    ahead = tl.zeros([ROWS, COLUMNS], tl.int32)
-    for start in range(0, candidates, COLUMNS):
-        other = _sort_key(scores, labels, start + tl.arange(0, COLUMNS), candidates, BUCKETS)
-        ahead += (other[None, :] < own[:, None]).to(tl.int32)
-    tl.store(order + image * candidates + tl.sum(ahead, 1), row, row < candidates)
-    tl.store(alive + image * candidates + row, 0.0, row < candidates)
+def _half_step(threshold: float) -> float:
+    """Half of the distance from a threshold, as float32, to the next float32."""
+    (bits,) = struct.unpack("i", struct.pack("f", threshold))
+    this, following = struct.unpack("2f", struct.pack("2i", bits, bits + 1))
+    return float(following - this) / 2
 
 
 @triton.jit
-def _suppress(
+def _rank(
     scores,
     boxes,
     labels,
     order,
-    kept,
+    ranked_boxes,
+    ranked_labels,
     alive,
     candidates,
-    detections,
-    iou_threshold,
-    BUCKETS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    KEPT: tl.constexpr,
+    NOBODY: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Write the scores of what survives in a bucket to `alive`: grid (buckets, images).
-
-    It stops once `detections` survive, as no more of one bucket can be among the best.
-    """
-    bucket = tl.program_id(0)
+    """Order candidates by descending score, then position; padding follows, nobody lives yet: grid (rows, images)."""
     image = tl.program_id(1).to(tl.int64)
     scores += image * candidates
     boxes += image * candidates * 4
     labels += image * candidates
-    order += image * candidates
+    first = tl.program_id(0) * ROWS
+    row = first + tl.arange(0, ROWS)
+    own = _key(scores, row, candidates)
+    ahead = tl.zeros([ROWS, COLUMNS], tl.int32)
+    for start in tl.range(0, candidates, COLUMNS, loop_unroll_factor=4):
+        column = start + tl.arange(0, COLUMNS)
+        other = _key(scores, column, candidates) + (column < first).to(tl.int32)  # which win ties
+        ahead += (own[:, None] - other[None, :]) >> 31
+    ties = (own[None, :] == own[:, None]) & (row[None, :] < row[:, None])
+    inside = row < candidates
+    rank = image * candidates - tl.sum(ahead, 1) + tl.sum(ties.to(tl.int32), 1)
+
+    x1 = tl.load(boxes + row * 4, inside, 0.0)
+    y1 = tl.load(boxes + row * 4 + 1, inside, 0.0)
+    x2 = tl.load(boxes + row * 4 + 2, inside, 0.0)
+    y2 = tl.load(boxes + row * 4 + 3, inside, 0.0)
+    usable = (own > 0) & (tl.abs(x1) < float("inf")) & (tl.abs(y1) < float("inf"))
+    usable &= (tl.abs(x2) < float("inf")) & (tl.abs(y2) < float("inf"))
+    label = tl.load(labels + row, inside, 0).to(tl.int32)
+    tl.store(order + rank, row, inside)
+    tl.store(alive + rank, 0, inside)
+    tl.store(ranked_labels + rank, tl.where(usable, label, NOBODY), inside)
+    tl.store(ranked_boxes + rank * 4, x1, inside)
+    tl.store(ranked_boxes + rank * 4 + 1, y1, inside)
+    tl.store(ranked_boxes + rank * 4 + 2, x2, inside)
+    tl.store(ranked_boxes + rank * 4 + 3, y2, inside)
+
+
+@triton.jit
+def _suppress(
+    boxes,
+    labels,
+    members,
+    alive,
+    candidates,
+    detections,
+    iou_threshold,
+    half_step,
+    NOBODY: tl.constexpr,
+    BUCKETS: tl.constexpr,
+    SCAN: tl.constexpr,
+    CHUNK: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    """Mark in `alive` what survives in a bucket; boxes and labels are ranked: grid (buckets, images).
+
+    It stops once `detections` survive, as no more of one bucket can be among the best. `CHUNK` ≤ 64: a chunk's
+    candidates are bits of an integer.
+    """
+    bucket = tl.program_id(0)
+    image = tl.program_id(1).to(tl.int64)
+    boxes += image * candidates * 4
+    labels += image * candidates
+    members += image * candidates
     alive += image * candidates
 
-    before = tl.zeros([1024], tl.int32)
-    within = tl.zeros([1024], tl.int32)
-    for start in range(0, candidates, 1024):
-        other = _bucket(scores, labels, start + tl.arange(0, 1024), candidates, BUCKETS)
+    before = tl.zeros([SCAN], tl.int32)
+    within = tl.zeros([SCAN], tl.int32)
+    for start in range(0, candidates, SCAN):
+        other = _bucket(labels, start + tl.arange(0, SCAN), candidates, NOBODY, BUCKETS)
         before += (other < bucket).to(tl.int32)
         within += (other == bucket).to(tl.int32)
-    first = tl.sum(before, 0)
-    last = first + tl.sum(within, 0)
-    kept += image * candidates + first
+    size = tl.sum(within, 0)
+    if size > 0:
+        members += tl.sum(before, 0)
+        done = 0
+        for start in range(0, candidates, SCAN):
+            rank = start + tl.arange(0, SCAN)
+            mine = (_bucket(labels, rank, candidates, NOBODY, BUCKETS) == bucket).to(tl.int32)
+            tl.store(members + done + tl.cumsum(mine, 0) - 1, rank, mine != 0)
+            done += tl.sum(mine, 0)
+        tl.debug_barrier()  # others read what this thread wrote
 
-    lane = tl.arange(0, CHUNK)
-    count = 0
-    while (first < last) & (count < detections):
-        inside = first + lane < last
-        position = tl.load(order + first + lane, inside, 0)
-        label = tl.load(labels + position, inside, 0)
-        x1, y1, x2, y2, area = _box(boxes, position, inside)
-        finite = (tl.abs(x1) < float("inf")) & (tl.abs(y1) < float("inf"))
-        finite &= (tl.abs(x2) < float("inf")) & (tl.abs(y2) < float("inf"))
-        candidate = (inside & finite).to(tl.int32)
+        lane = tl.arange(0, CHUNK)
+        bit = tl.full([CHUNK], 1, tl.int64) << lane
+        start = 0
+        count = 0  # kept; their ranks overwrite those of members that are done
+        while (start < size) & (count < detections):
+            inside = start + lane < size
+            rank = tl.load(members + start + lane, inside, 0)
+            label = tl.load(labels + rank)
+            x1, y1, x2, y2, area = _box(boxes, rank)
+            killed = tl.zeros([CHUNK], tl.int32)
+            for kept in range(0, count, KEPT):
+                slot = kept + tl.arange(0, KEPT)
+                rival = tl.load(members + slot, slot < count, 0)
+                rival_label = tl.where(slot < count, tl.load(labels + rival), NOBODY)
+                rx1, ry1, rx2, ry2, rival_area = _box(boxes, rival)
+                over = _exceeds(
+                    rx1[:, None],
+                    ry1[:, None],
+                    rx2[:, None],
+                    ry2[:, None],
+                    rival_area[:, None],
+                    x1[None, :],
+                    y1[None, :],
+                    x2[None, :],
+                    y2[None, :],
+                    area[None, :],
+                    iou_threshold,
+                    half_step,
+                )
+                over &= rival_label[:, None] == label[None, :]
+                killed |= tl.max(over.to(tl.int32), 0)
 
-        for start in range(0, count, KEPT):
-            slot = start + tl.arange(0, KEPT)
-            rival = tl.load(kept + slot, slot < count, 0)
-            rival_label = tl.load(labels + rival, slot < count, 0)
-            rx1, ry1, rx2, ry2, rival_area = _box(boxes, rival, slot < count)
+            # Row kills column. Whoever no living row kills lives; repeated until nothing changes, that is greedy NMS.
             over = _exceeds(
                 x1[:, None],
                 y1[:, None],
                 x2[:, None],
                 y2[:, None],
                 area[:, None],
-                rx1[None, :],
-                ry1[None, :],
-                rx2[None, :],
-                ry2[None, :],
-                rival_area[None, :],
+                x1[None, :],
+                y1[None, :],
+                x2[None, :],
+                y2[None, :],
+                area[None, :],
                 iou_threshold,
+                half_step,
             )
-            over &= (label[:, None] == rival_label[None, :]) & (slot < count)[None, :]
-            candidate &= 1 - tl.max(over.to(tl.int32), 1)
+            over &= (label[:, None] == label[None, :]) & (lane[:, None] < lane[None, :])
+            killers = tl.sum(tl.where(over, bit[:, None], 0), 0)
+            candidate = tl.where(inside & (killed == 0), bit, 0)
+            lives = tl.sum(candidate, 0)  # one bit a candidate
+            changed = lives != 0
+            while changed:
+                now = tl.sum(tl.where((killers & lives) == 0, candidate, 0), 0)
+                changed = now != lives
+                lives = now
 
-        # Row kills column. Whoever no living row kills lives; repeated until nothing changes, that is greedy NMS.
-        over = _exceeds(
-            x1[:, None],
-            y1[:, None],
-            x2[:, None],
-            y2[:, None],
-            area[:, None],
-            x1[None, :],
-            y1[None, :],
-            x2[None, :],
-            y2[None, :],
-            area[None, :],
-            iou_threshold,
-        )
-        over &= (label[:, None] == label[None, :]) & (lane[:, None] < lane[None, :])
-        kills = over.to(tl.int32)
-        lives = candidate
-        changed = 1
-        while changed != 0:
-            now = candidate & (1 - tl.max(kills & lives[:, None], 0))
-            changed = tl.max(now ^ lives, 0)
-            lives = now
-
-        tl.store(kept + count + tl.cumsum(lives, 0) - 1, position, lives != 0)
-        tl.store(alive + position, tl.load(scores + position, inside, 0.0), lives != 0)
-        tl.debug_barrier()  # the next chunk reads what other threads wrote
-        count += tl.sum(lives, 0)
-        first += CHUNK
+            survives = (lives & bit) != 0
+            slot = count + tl.cumsum(survives.to(tl.int32), 0) - 1
+            tl.store(members + slot, rank, survives)
+            tl.store(alive + rank, 1, survives)
+            tl.debug_barrier()  # the next chunk reads what other threads wrote
+            count += tl.sum(survives.to(tl.int32), 0)
+            start += CHUNK
 
 
 @triton.jit
 def _collect(
     alive,
+    order,
+    scores,
     boxes,
     labels,
     kept_scores,
@@ -198,82 +265,75 @@ def _collect(
     candidates,
     detections,
     NO_LABEL: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Write the best survivors where they rank by score, then position; the rest is padding: grid (rows, images)."""
-    image = tl.program_id(1).to(tl.int64)
+    """Write the first `detections` survivors; the rest is padding: grid (images,)."""
+    image = tl.program_id(0).to(tl.int64)
     alive += image * candidates
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    score = tl.load(alive + row, row < candidates, 0.0)
-    own = score.to(tl.int32, bitcast=True)  # bits of floats ≥ 0 are ordered as the floats are
-    if tl.max(own, 0) > 0:
-        ahead = tl.zeros([ROWS, COLUMNS], tl.int32)
-        for start in range(0, candidates, COLUMNS):
-            column = start + tl.arange(0, COLUMNS)
-            other = tl.load(alive + column, column < candidates, 0.0).to(tl.int32, bitcast=True)
-            wins_ties = (column[None, :] < row[:, None]).to(tl.int32)
-            ahead += (other[None, :] + wins_ties > own[:, None]).to(tl.int32)
-        rank = tl.sum(ahead, 1)
-        wins = (score > 0) & (rank < detections)
-        slot = image * detections + rank
-        box = (image * candidates + row) * 4
-        tl.store(kept_scores + slot, score, wins)
-        tl.store(kept_labels + slot, tl.load(labels + image * candidates + row, wins, 0), wins)
+    order += image * candidates
+    start = 0
+    used = 0
+    while (start < candidates) & (used < detections):
+        rank = start + tl.arange(0, BLOCK)
+        lives = tl.load(alive + rank, rank < candidates, 0)
+        place = used + tl.cumsum(lives, 0) - 1
+        wins = (lives != 0) & (place < detections)
+        slot = image * detections + place
+        position = image * candidates + tl.load(order + rank, wins, 0)
+        tl.store(kept_scores + slot, tl.load(scores + position, wins, 0.0), wins)
+        tl.store(kept_labels + slot, tl.load(labels + position, wins, 0), wins)
         for corner in tl.static_range(4):
-            tl.store(kept_boxes + slot * 4 + corner, tl.load(boxes + box + corner, wins, 0.0), wins)
-
-    if tl.program_id(0) == 0:
-        living = tl.zeros([1024], tl.int32)
-        for start in range(0, candidates, 1024):
-            column = start + tl.arange(0, 1024)
-            living += (tl.load(alive + column, column < candidates, 0.0) > 0).to(tl.int32)
-        used = tl.minimum(tl.sum(living, 0), detections)
-        tl.store(count + image, used)
-        for start in range(used, detections, COLUMNS):
-            column = start + tl.arange(0, COLUMNS)
-            slot = image * detections + column
-            tl.store(kept_scores + slot, 0.0, column < detections)
-            tl.store(kept_labels + slot, NO_LABEL, column < detections)
-            for corner in tl.static_range(4):
-                tl.store(kept_boxes + slot * 4 + corner, 0.0, column < detections)
+            tl.store(kept_boxes + slot * 4 + corner, tl.load(boxes + position * 4 + corner, wins, 0.0), wins)
+        used += tl.sum(lives, 0)
+        start += BLOCK
+    used = tl.minimum(used, detections)
+    tl.store(count + image, used)
+    for start in range(used, detections, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        slot = image * detections + place
+        tl.store(kept_scores + slot, 0.0, place < detections)
+        tl.store(kept_labels + slot, NO_LABEL, place < detections)
+        for corner in tl.static_range(4):
+            tl.store(kept_boxes + slot * 4 + corner, 0.0, place < detections)
 
 
 @triton.jit
-def _bucket(scores, labels, position, candidates, BUCKETS: tl.constexpr):
-    """The bucket of a candidate's class; `BUCKETS`, behind all, where the score is not positive or not finite."""
-    score = tl.load(scores + position, position < candidates, 0.0)
-    label = tl.load(labels + position, position < candidates, 0).to(tl.int32)
-    return tl.where((score > 0) & (score < float("inf")), label & (BUCKETS - 1), BUCKETS)
+def _key(scores, position, candidates):
+    """int32 that are ordered as scores: 0 for padding, -1 where there is no candidate."""
+    score = tl.load(scores + position, position < candidates, -1.0)
+    usable = (score > 0) & (score < float("inf"))
+    return tl.where(usable, score.to(tl.int32, bitcast=True), tl.where(position < candidates, 0, -1))
 
 
 @triton.jit
-def _sort_key(scores, labels, position, candidates, BUCKETS: tl.constexpr):
-    """A different int64 for each candidate, ascending by bucket, then descending score, then position."""
-    bucket = _bucket(scores, labels, position, candidates, BUCKETS).to(tl.int64)
-    bits = tl.load(scores + position, position < candidates, 0.0).to(tl.int32, bitcast=True)
-    falling = tl.where(bucket < BUCKETS, 0x7FFFFFFF - bits, 0).to(tl.int64)
-    return (((bucket << 31) | falling) << 24) | position
+def _bucket(labels, rank, candidates, NOBODY: tl.constexpr, BUCKETS: tl.constexpr):
+    """The bucket of a candidate's class; `BUCKETS` for padding."""
+    label = tl.load(labels + rank, rank < candidates, NOBODY)
+    return tl.where(label == NOBODY, BUCKETS, label & (BUCKETS - 1))
 
 
 @triton.jit
-def _box(boxes, position, inside):
-    """Corners and area of the boxes at `position`; 0 for what is outside."""
-    x1 = tl.load(boxes + position * 4, inside, 0.0)
-    y1 = tl.load(boxes + position * 4 + 1, inside, 0.0)
-    x2 = tl.load(boxes + position * 4 + 2, inside, 0.0)
-    y2 = tl.load(boxes + position * 4 + 3, inside, 0.0)
+def _box(boxes, rank):
+    """Corners and area of the boxes at `rank`."""
+    x1 = tl.load(boxes + rank * 4)
+    y1 = tl.load(boxes + rank * 4 + 1)
+    x2 = tl.load(boxes + rank * 4 + 2)
+    y2 = tl.load(boxes + rank * 4 + 3)
     return x1, y1, x2, y2, _product(x2 - x1, y2 - y1)
 
 
 @triton.jit
-def _exceeds(ax1, ay1, ax2, ay2, a_area, bx1, by1, bx2, by2, b_area, threshold):
-    """Whether `boxes.iou` exceeds the threshold, each operation rounded as PyTorch's are."""
+def _exceeds(ax1, ay1, ax2, ay2, a_area, bx1, by1, bx2, by2, b_area, threshold, half_step):
+    """Whether `boxes.iou` exceeds the threshold, each operation rounded as PyTorch's are.
+
+    The rounded quotient exceeds it when the exact one lies above the middle between the threshold and the next float;
+    it can't lie on it, as a product with an odd factor of 25 bits has no 24. Near the middle the left side is exact.
+    """
     width = tl.maximum(tl.minimum(ax2, bx2) - tl.maximum(ax1, bx1), 0.0)
     height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1), 0.0)
     shared = _product(width, height)
     union = a_area + b_area - shared
-    return (union > 0) & (tl.div_rn(shared, union) > threshold)
+    return (union > 0) & (tl.fma(-threshold, union, shared) > half_step * union)
 
 
 @triton.jit
