@@ -76,6 +76,50 @@ def test_many_ties(device):
     assert_kernels_agree(([level.round() for level in logits], *rest), device, top_n=150)
 
 
+def draw_lists(kind, sizes, bits):
+    """Lists of different integers of `bits` bits."""
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        if kind == "spread":
+            drawn = torch.randint(2**bits, (size,), generator=generator)
+            assert len(drawn.unique()) == size
+        else:
+            drawn = torch.randperm(size, generator=generator) + {"low": 0, "high": 2**bits - size}[kind]
+        yield drawn
+
+
+@pytest.mark.parametrize("kind", ["spread", "low", "high"])
+@pytest.mark.parametrize("chunk", [32, 1024])
+def test_a_long_list_is_cut_to_its_largest_and_no_other_is_touched(chunk, kind, device):
+    """Five lists, the middle three longer than the capacity, in memory of 400 entries each."""
+    found, top_n, capacity, bits = [0, 61, 300, 399, 60], 30, 60, 37
+    lists = list(draw_lists(kind, found, bits))
+    memory = torch.full((1, 2000), -7)
+    for level, values in enumerate(lists):
+        memory[0, 400 * level : 400 * level + len(values)] = values
+    memory, left = memory.to(device), torch.tensor([found], dtype=torch.int32, device=device)
+    floors = memory.new_empty(1, 5)
+    kernels._shorten[(5, 1)](
+        memory, *[400] * 5, left, floors, top_n, capacity, bits, LEVELS=5, CHUNK=chunk, num_warps=4
+    )
+    for level, values in enumerate(lists):
+        count, floor = left[0, level].item(), floors[0, level].item()
+        kept = memory[0, 400 * level : 400 * level + count].cpu()
+        if len(values) <= capacity:
+            assert torch.equal(kept, values)
+            assert floor == 0
+        else:
+            assert top_n <= count <= capacity
+            assert torch.equal(kept.sort().values, values.sort().values[-count:])
+            assert values.sort().values[-count - 1] < floor <= kept.min()
+
+
+def test_lists_of_many_chunks(device, monkeypatch):
+    monkeypatch.setattr(kernels, "CHUNK", 32)
+    logits, *rest = make_case(classes=70)
+    assert_kernels_agree(([level.round(decimals=1) for level in logits], *rest), device, top_n=30)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_logits_and_deltas_that_are_not_finite(dtype, device):
     logits, deltas, *rest = make_case(dtype=dtype)

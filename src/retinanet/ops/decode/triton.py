@@ -1,14 +1,16 @@
 """Decode on a GPU: the logits are read once, in memory order, and all further work is on the best thousands.
 
-The logits of a level are cut into groups: up to 64 neighbouring channels of a cell. The `top_n` best entries lie in
-the `top_n` best groups (ranked by their best entry, ties by position): otherwise `top_n` groups would each hold
-something better. So one pass over the logits lists the groups that pass the threshold (`_scan`), then the best groups
-are selected (`_select`), their entries listed (`_expand`), of these the best selected (`_select`), ranked and decoded
+The logits of a level are cut into groups: 64 neighbours in memory where that is channels-last, else up to 64
+neighbouring channels of a cell. The `top_n` best entries lie in the `top_n` best groups (ranked by their best entry,
+ties by position): otherwise `top_n` groups would each hold something better. So one pass over the logits lists the
+groups that pass the threshold (`_scan`); where that list is longer than 2 * `top_n`, it is shortened to between
+`top_n` and that, which takes fewer passes over it than an exact cut (`_shorten`). The entries of the groups left are
+listed (`_expand`), that list is shortened too, and what is left is ranked, which makes the choice exact, and decoded
 (`_emit`). What is listed is (logit, position) packed into one integer; no two are equal, so the order in which
 programs append to a list does not matter, and neither NaN nor a tie needs care after packing.
 
-Time and memory hardly depend on how much passes. The workspace is 8 bytes a group (1/16 of fp16 logits where a cell's
-channels are a multiple of 64) and 528 * `top_n` bytes a level and image.
+The more passes, the longer the lists that `_shorten` reads; all else hardly depends on it. The workspace is 8 bytes a
+group (1/16 of fp16 logits in channels-last) and about 1024 * `top_n` bytes a level and image.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -28,6 +30,8 @@ LEVELS = 5
 """Levels a launch takes: kernels have a fixed number of arguments. More levels (ensembles) take more launches."""
 GROUP = 64
 """Channels a group: more make the list of groups shorter and that of entries longer."""
+CHUNK = 8192
+"""Entries of a list that `_shorten` takes at once."""
 KEY_BITS = {torch.float16: 19, torch.bfloat16: 16, torch.float32: 32}
 """The leading bits of a float32 that can differ from 0 in a number of each type."""
 
@@ -87,18 +91,22 @@ def _decode_levels(
     deltas, deltas_last = _one_layout(deltas)
     logits, deltas = logits + logits[:1] * absent, deltas + deltas[:1] * absent
 
-    chunks = triton.cdiv(channels, GROUP)  # groups a cell
-    groups, entries = [chunks * n for n in cells], [top_n * GROUP] * LEVELS
+    chunks = triton.cdiv(channels, GROUP)  # groups a cell, unless channels-last
+    groups = [triton.cdiv(n * channels, GROUP) if logits_last else n * chunks for n in cells]
+    capacity = 2 * top_n  # of a list that has been shortened
+    entries = [capacity * GROUP] * LEVELS
     group_bits, entry_bits = max(groups).bit_length(), (channels * max(cells)).bit_length()
     key_bits = KEY_BITS[logits[0].dtype]
     group_list = image_sizes.new_empty(batch, sum(groups))
     entry_list = image_sizes.new_empty(batch, sum(entries))
     found_groups, found_entries = image_sizes.new_zeros(2, batch, LEVELS, dtype=torch.int32)
-    best_groups, best_entries = image_sizes.new_empty(2, batch, LEVELS, top_n)
     floors = image_sizes.new_empty(batch, LEVELS)
 
-    tile = 128
-    tiles = sum(triton.cdiv(n * chunks, tile) if logits_last else chunks * triton.cdiv(n, tile) for n in cells)
+    tile = 64
+    if logits_last:
+        tiles = sum(triton.cdiv(n, tile) for n in groups)
+    else:
+        tiles = chunks * sum(triton.cdiv(n, tile) for n in cells)
     wrap_triton(_scan)[(tiles, batch)](
         *logits,
         *cells,
@@ -114,30 +122,32 @@ def _decode_levels(
         TILE=tile,
         num_warps=4,
     )
-    wrap_triton(_select)[(LEVELS, batch)](
+    wrap_triton(_shorten)[(LEVELS, batch)](
         group_list,
         *groups,
         found_groups,
-        best_groups,
         floors,
         top_n,
+        capacity,
         key_bits + group_bits,
         LEVELS=LEVELS,
-        CHUNK=8192,
+        CHUNK=CHUNK,
         num_warps=16,
     )
-    tile = 32
-    wrap_triton(_expand)[(triton.cdiv(top_n, tile), LEVELS, batch)](
+    tile = 16
+    wrap_triton(_expand)[(triton.cdiv(capacity, tile), LEVELS, batch)](
         *logits,
         *cells,
-        best_groups,
+        group_list,
+        *groups[:-1],
         found_groups,
         floors,
         entry_list,
         found_entries,
         channels,
         logit_threshold,
-        top_n,
+        capacity,
+        sum(groups),
         group_bits,
         entry_bits,
         CHANNELS_LAST=logits_last,
@@ -147,26 +157,25 @@ def _decode_levels(
         TILE=tile,
         num_warps=4,
     )
-    wrap_triton(_select)[(LEVELS, batch)](
+    wrap_triton(_shorten)[(LEVELS, batch)](
         entry_list,
         *entries,
         found_entries,
-        best_entries,
         floors,
         top_n,
+        capacity,
         key_bits + entry_bits,
         LEVELS=LEVELS,
-        CHUNK=8192,
+        CHUNK=CHUNK,
         num_warps=16,
     )
-    tile = 64
-    wrap_triton(_emit)[(triton.cdiv(top_n, tile), LEVELS, batch)](
+    wrap_triton(_emit)[(triton.cdiv(capacity, tile), LEVELS, batch)](
         *deltas,
         *cells,
         *widths,
         *strides,
         *[1.0] * (2 * absent),
-        best_entries,
+        entry_list,
         found_entries,
         image_sizes,
         cell_anchors,
@@ -177,13 +186,15 @@ def _decode_levels(
         cell_anchors.shape[1],
         centre_offset,
         top_n,
+        capacity * GROUP,
         entry_bits,
         CHANNELS_LAST=deltas_last,
         KEY_BITS=key_bits,
         MAX_LOG_SIZE=MAX_LOG_SIZE,
         NO_LABEL=NO_LABEL,
         LEVELS=LEVELS,
-        TILE=tile,
+        ROWS=tile,
+        COLUMNS=128,
         num_warps=4,
     )
 
@@ -221,11 +232,15 @@ def _scan(
     """List the groups whose best logit passes the threshold: grid (tiles of all levels, images)."""
     image = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
-    chunks = tl.cdiv(channels, GROUP)
-    tiles0 = _tiles(cells0, chunks, CHANNELS_LAST, TILE)
-    tiles1 = _tiles(cells1, chunks, CHANNELS_LAST, TILE)
-    tiles2 = _tiles(cells2, chunks, CHANNELS_LAST, TILE)
-    tiles3 = _tiles(cells3, chunks, CHANNELS_LAST, TILE)
+    groups0 = _groups(cells0, channels, CHANNELS_LAST, GROUP)
+    groups1 = _groups(cells1, channels, CHANNELS_LAST, GROUP)
+    groups2 = _groups(cells2, channels, CHANNELS_LAST, GROUP)
+    groups3 = _groups(cells3, channels, CHANNELS_LAST, GROUP)
+    groups4 = _groups(cells4, channels, CHANNELS_LAST, GROUP)
+    tiles0 = _tiles(cells0, channels, CHANNELS_LAST, GROUP, TILE)
+    tiles1 = _tiles(cells1, channels, CHANNELS_LAST, GROUP, TILE)
+    tiles2 = _tiles(cells2, channels, CHANNELS_LAST, GROUP, TILE)
+    tiles3 = _tiles(cells3, channels, CHANNELS_LAST, GROUP, TILE)
     level = (tile >= tiles0).to(tl.int32)
     level += (tile >= tiles0 + tiles1).to(tl.int32)
     level += (tile >= tiles0 + tiles1 + tiles2).to(tl.int32)
@@ -233,33 +248,36 @@ def _scan(
     tile -= _before(level, tiles0, tiles1, tiles2, tiles3)
     cells = _pick(level, cells0, cells1, cells2, cells3, cells4)
     logits = _pick(level, logits0, logits1, logits2, logits3, logits4) + image * channels * cells
-    group_list += image * chunks * (cells0 + cells1 + cells2 + cells3 + cells4)
-    group_list += chunks * _before(level, cells0, cells1, cells2, cells3)
+    group_list += image * (groups0 + groups1 + groups2 + groups3 + groups4)
+    group_list += _before(level, groups0, groups1, groups2, groups3)
 
-    # Neighbouring rows of the tile are neighbours in memory: chunks of a cell, or cells.
+    # Neighbouring rows of the tile are neighbours in memory.
+    lane = tl.arange(0, GROUP)[None, :]
     if CHANNELS_LAST:
         group = tile * TILE + tl.arange(0, TILE)
-        cell = group // chunks
-        chunk = group % chunks
+        entry = group[:, None] * GROUP + lane
+        inside = entry < cells * channels
     else:
+        chunks = tl.cdiv(channels, GROUP)
         tiles = tl.cdiv(cells, TILE)
         cell = (tile % tiles) * TILE + tl.arange(0, TILE)
-        chunk = tile // tiles + tl.zeros([TILE], tl.int32)
+        chunk = tile // tiles
         group = cell * chunks + chunk
-    channel = chunk[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    inside = (cell < cells)[:, None] & (channel < channels)
-    logit = tl.load(logits + _offset(cell[:, None], channel, cells, channels, CHANNELS_LAST), inside, float("-inf"))
+        channel = chunk * GROUP + lane
+        entry = channel * cells + cell[:, None]
+        inside = (cell < cells)[:, None] & (channel < channels)
+    logit = tl.load(logits + entry, inside, float("-inf"))
     best = tl.max(_finite(logit), 1)
     passes = best > threshold
     count = tl.sum(passes.to(tl.int32), 0)
     if count > 0:
         slot = tl.atomic_add(found_groups + image * LEVELS + level, count) + tl.cumsum(passes.to(tl.int32), 0) - 1
-        packed = _pack(best, group, index_bits, KEY_BITS)
+        packed = _pack(_unsigned_zero(best), group, index_bits, KEY_BITS)
         tl.store(group_list + slot, packed, passes)
 
 
 @triton.jit
-def _select(
+def _shorten(
     source,
     size0,
     size1,
@@ -267,16 +285,17 @@ def _select(
     size3,
     size4,
     found,
-    best,
     floors,
     top_n,
+    capacity,
     bits,
     LEVELS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Copy the `top_n` largest of each list to `best`, in no order, and note a floor under them: grid (levels, images).
+    """Cut each list longer than `capacity` to its `top_n` to `capacity` largest, and note a floor under what is left.
 
-    The floor is found digit by digit, 8 bits at a time, from a histogram of what shares the digits found so far.
+    Grid (levels, images). The floor is found digit by digit, 8 bits at a time, from a histogram of what shares the
+    digits found so far.
     """
     image = tl.program_id(1).to(tl.int64)
     level = tl.program_id(0)
@@ -284,33 +303,35 @@ def _select(
     count = tl.load(found + image * LEVELS + level)
     lane = tl.arange(0, CHUNK)
     floor = tl.full([], 0, tl.int64)
-    wanted = top_n
-    shift = tl.where(count > top_n, bits, 0)
-    while shift > 0:
-        above = shift
-        shift = tl.maximum(shift - 8, 0)
-        histogram = tl.zeros([256], tl.int32)
-        for start in range(0, count, CHUNK):
-            packed = tl.load(source + start + lane, start + lane < count, 0)
-            shares = (start + lane < count) & ((packed >> above) == (floor >> above))
-            digit = (packed >> shift) & ((1 << (above - shift)) - 1)
-            histogram += tl.histogram(digit.to(tl.int32), 256, mask=shares)
-        at_least = tl.cumsum(histogram, 0, reverse=True)
-        enough = at_least >= wanted
-        digit = tl.sum(enough.to(tl.int32), 0) - 1
-        floor += digit.to(tl.int64) << shift
-        exact = tl.min(tl.where(enough, at_least, count), 0) == wanted
-        wanted -= tl.max(tl.where(enough, 0, at_least), 0)
-        shift = tl.where(exact, 0, shift)
+    if count > capacity:
+        wanted = top_n  # of those that share the digits found so far
+        chosen = count
+        shift = bits
+        while chosen > capacity:
+            above = shift
+            shift = tl.maximum(shift - 8, 0)
+            histogram = tl.zeros([256], tl.int32)
+            for start in range(0, count, CHUNK):
+                packed = tl.load(source + start + lane, start + lane < count, 0)
+                shares = (start + lane < count) & ((packed >> above) == (floor >> above))
+                digit = (packed >> shift) & ((1 << (above - shift)) - 1)
+                histogram += tl.histogram(digit.to(tl.int32), 256, mask=shares)
+            at_least = tl.cumsum(histogram, 0, reverse=True)
+            enough = at_least >= wanted
+            floor += (tl.sum(enough.to(tl.int32), 0) - 1).to(tl.int64) << shift
+            chosen = top_n - wanted + tl.min(tl.where(enough, at_least, count), 0)
+            wanted -= tl.max(tl.where(enough, 0, at_least), 0)
 
+        kept = 0
+        for start in range(0, count, CHUNK):
+            packed = tl.load(source + start + lane, start + lane < count, -1)
+            stays = (packed >= floor).to(tl.int32)
+            slot = kept + tl.cumsum(stays, 0) - 1
+            tl.debug_barrier()  # all have read what some overwrite
+            tl.store(source + slot, packed, stays != 0)
+            kept += tl.sum(stays, 0)
+        tl.store(found + image * LEVELS + level, kept)
     tl.store(floors + image * LEVELS + level, floor)
-    best += (image * LEVELS + level) * top_n
-    done = 0
-    for start in range(0, count, CHUNK):
-        packed = tl.load(source + start + lane, start + lane < count, -1)
-        chosen = (packed >= floor).to(tl.int32)
-        tl.store(best + done + tl.cumsum(chosen, 0) - 1, packed, chosen != 0)
-        done += tl.sum(chosen, 0)
 
 
 @triton.jit
@@ -325,14 +346,19 @@ def _expand(
     cells2,
     cells3,
     cells4,
-    best_groups,
+    group_list,
+    groups0,
+    groups1,
+    groups2,
+    groups3,
     found_groups,
     floors,
     entry_list,
     found_entries,
     channels,
     threshold,
-    top_n,
+    capacity,
+    groups,
     group_bits,
     entry_bits,
     CHANNELS_LAST: tl.constexpr,
@@ -341,28 +367,35 @@ def _expand(
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """List the entries of the best groups that may be among the best: grid (tiles of groups, levels, images)."""
+    """List the entries of the groups left that may be among the best: grid (tiles of groups, levels, images)."""
     image = tl.program_id(2).to(tl.int64)
     level = tl.program_id(1)
     list_index = image * LEVELS + level
-    count = tl.minimum(tl.load(found_groups + list_index), top_n)
+    count = tl.load(found_groups + list_index)
     if tl.program_id(0) * TILE < count:
         cells = _pick(level, cells0, cells1, cells2, cells3, cells4)
         logits = _pick(level, logits0, logits1, logits2, logits3, logits4) + image * channels * cells
+        group_list += image * groups + _before(level, groups0, groups1, groups2, groups3)
         lane = tl.arange(0, TILE * GROUP)
         row = tl.program_id(0) * TILE + lane // GROUP
-        group = _index(tl.load(best_groups + list_index * top_n + row, row < count, 0), group_bits)
-        chunks = tl.cdiv(channels, GROUP)
-        cell = group // chunks
-        channel = (group % chunks) * GROUP + lane % GROUP
-        inside = (row < count) & (channel < channels)
-        logit = tl.load(logits + _offset(cell, channel, cells, channels, CHANNELS_LAST), inside, float("-inf"))
-        logit = _finite(logit)
-        packed = _pack(logit, cell * channels + channel, entry_bits, KEY_BITS)
+        group = _index(tl.load(group_list + row, row < count, 0), group_bits)
+        if CHANNELS_LAST:
+            entry = group * GROUP + lane % GROUP
+            inside = (row < count) & (entry < cells * channels)
+            logit = tl.load(logits + entry, inside, float("-inf"))
+        else:
+            chunks = tl.cdiv(channels, GROUP)
+            cell = group // chunks
+            channel = (group % chunks) * GROUP + lane % GROUP
+            entry = cell * channels + channel
+            inside = (row < count) & (channel < channels)
+            logit = tl.load(logits + channel * cells + cell, inside, float("-inf"))
+        logit = _unsigned_zero(_finite(logit))
+        packed = _pack(logit, entry, entry_bits, KEY_BITS)
         floor = tl.load(floors + list_index) >> group_bits
         passes = ((logit > threshold) & (packed >> entry_bits >= floor)).to(tl.int32)
         slot = tl.atomic_add(found_entries + list_index, tl.sum(passes, 0)) + tl.cumsum(passes, 0) - 1
-        tl.store(entry_list + list_index * top_n * GROUP + slot, packed, passes != 0)
+        tl.store(entry_list + list_index * capacity * GROUP + slot, packed, passes != 0)
 
 
 @triton.jit
@@ -392,7 +425,7 @@ def _emit(
     horizontal3,
     vertical4,
     horizontal4,
-    best_entries,
+    entry_list,
     found_entries,
     image_sizes,
     cell_anchors,
@@ -405,15 +438,17 @@ def _emit(
     anchors,
     centre_offset,
     top_n,
+    list_size,
     index_bits,
     CHANNELS_LAST: tl.constexpr,
     KEY_BITS: tl.constexpr,
     MAX_LOG_SIZE: tl.constexpr,
     NO_LABEL: tl.constexpr,
     LEVELS: tl.constexpr,
-    TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Decode the best entries and write them where they rank: grid (tiles of entries, levels, images)."""
+    """Decode the entries left and write the best where they rank: grid (tiles of entries, levels, images)."""
     image = tl.program_id(2).to(tl.int64)
     level = tl.program_id(1)
     cells = _pick(level, cells0, cells1, cells2, cells3, cells4)
@@ -421,17 +456,18 @@ def _emit(
     vertical = _pick(level, vertical0, vertical1, vertical2, vertical3, vertical4)
     horizontal = _pick(level, horizontal0, horizontal1, horizontal2, horizontal3, horizontal4)
     deltas = _pick(level, deltas0, deltas1, deltas2, deltas3, deltas4) + image * anchors * 4 * cells
-    best_entries += (image * LEVELS + level) * top_n
-    count = tl.minimum(tl.load(found_entries + image * LEVELS + level), top_n)
-    lane = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    entry_list += (image * LEVELS + level) * list_size
+    count = tl.load(found_entries + image * LEVELS + level)
+    first = tl.program_id(0) * ROWS
+    lane = first + tl.arange(0, ROWS)
 
-    packed = tl.load(best_entries + lane, lane < count, 0)
-    rank = tl.zeros([TILE], tl.int32)
-    for start in range(0, count, TILE):
-        other = start + tl.arange(0, TILE)
-        other = tl.load(best_entries + other, other < count, 0)
-        rank += tl.sum((other[None, :] > packed[:, None]).to(tl.int32), 1)
-    rank = tl.where(lane < count, rank, lane)  # padding follows
+    packed = tl.load(entry_list + lane, lane < count, 0)
+    ahead = tl.zeros([ROWS, COLUMNS], tl.int32)
+    for start in tl.range(0, tl.where(first < count, count, 0), COLUMNS, loop_unroll_factor=4):
+        column = start + tl.arange(0, COLUMNS)
+        other = tl.load(entry_list + column, column < count, 0)
+        ahead += (other[None, :] > packed[:, None]).to(tl.int32)
+    rank = tl.where(lane < count, tl.sum(ahead, 1), lane)  # padding follows
 
     entry = tl.where(lane < count, _index(packed, index_bits), 0)
     classes = channels // anchors
@@ -458,7 +494,7 @@ def _emit(
     rows0, rows1 = tl.minimum(top_n, channels * cells0), tl.minimum(top_n, channels * cells1)
     rows2, rows3 = tl.minimum(top_n, channels * cells2), tl.minimum(top_n, channels * cells3)
     row = image * rows + first_row + _before(level, rows0, rows1, rows2, rows3) + rank
-    inside = lane < tl.minimum(top_n, channels * cells)
+    inside = rank < tl.minimum(top_n, channels * cells)
     score = 1 / (1 + tl.exp(-_logit(packed, index_bits, KEY_BITS)))
     tl.store(scores + row, tl.where(found, score, 0.0), inside)
     tl.store(labels + row, tl.where(found, label, NO_LABEL), inside)
@@ -483,12 +519,21 @@ def _before(level, value0, value1, value2, value3):
 
 
 @triton.jit
-def _tiles(cells, chunks, CHANNELS_LAST: tl.constexpr, TILE: tl.constexpr):
+def _groups(cells, channels, CHANNELS_LAST: tl.constexpr, GROUP: tl.constexpr):
+    """How many groups a level has."""
+    if CHANNELS_LAST:
+        return tl.cdiv(cells * channels, GROUP)
+    else:
+        return cells * tl.cdiv(channels, GROUP)
+
+
+@triton.jit
+def _tiles(cells, channels, CHANNELS_LAST: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr):
     """How many tiles of `TILE` groups a level has."""
     if CHANNELS_LAST:
-        return tl.cdiv(cells * chunks, TILE)
+        return tl.cdiv(tl.cdiv(cells * channels, GROUP), TILE)
     else:
-        return tl.cdiv(cells, TILE) * chunks
+        return tl.cdiv(cells, TILE) * tl.cdiv(channels, GROUP)
 
 
 @triton.jit
@@ -502,9 +547,15 @@ def _offset(cell, channel, cells, channels, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def _finite(logit):
-    """Logits as float32, -inf for what is not finite; -0.0 becomes 0.0, with which it ties."""
+    """Logits as float32, -inf for what is not finite."""
     logit = logit.to(tl.float32)
-    return tl.where(logit < float("inf"), tl.where(logit == 0, 0.0, logit), float("-inf"))
+    return tl.where(logit < float("inf"), logit, float("-inf"))
+
+
+@triton.jit
+def _unsigned_zero(logit):
+    """-0.0 becomes 0.0, with which it ties."""
+    return tl.where(logit == 0, 0.0, logit)
 
 
 @triton.jit
