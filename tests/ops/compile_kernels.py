@@ -64,7 +64,7 @@ decode_all(torch.float32, torch.contiguous_format)
 decode_all(torch.bfloat16, torch.contiguous_format, anchors=1, classes=1, size=(1, 1), top_n=1)
 suppress_all()
 suppress_all(candidates=1, detections=1)
-for shape in ((10, 80), (1, 1)):
+for shape, gamma in (((10, 80), 2.0), ((10, 80), 1.5), ((1, 1), 2.0)):
     logits, labels = torch.zeros(shape, dtype=torch.bfloat16), torch.zeros(shape[0], dtype=torch.int64)
-    focal_loss.focal_loss(logits, labels, 0.25, 2.0)
-    focal_loss.focal_loss_backward(torch.ones(()), logits, labels, 0.25, 2.0)
+    focal_loss.focal_loss(logits, labels, 0.25, gamma)
+    focal_loss.focal_loss_backward(torch.ones(()), logits, labels, 0.25, gamma)

@@ -2,6 +2,8 @@
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +19,17 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Te
     programs = triton.cdiv(logits.numel(), BLOCK)
     sums = torch.empty(programs, dtype=torch.float32, device=logits.device)
     wrap_triton(_forward)[(programs,)](
-        logits, labels, sums, logits.numel(), alpha, gamma, CLASSES=logits.shape[-1], BLOCK=BLOCK, num_warps=8
+        logits,
+        labels,
+        sums,
+        logits.numel(),
+        alpha,
+        gamma,
+        CLASSES=logits.shape[-1],
+        ROW=math.gcd(logits.shape[-1], 8),
+        SQUARE=gamma == 2,
+        BLOCK=BLOCK,
+        num_warps=4,
     )
     return sums.sum()
 
@@ -36,53 +48,89 @@ def focal_loss_backward(gradient: Tensor, logits: Tensor, labels: Tensor, alpha:
         alpha,
         gamma,
         CLASSES=logits.shape[-1],
+        ROW=math.gcd(logits.shape[-1], 8),
+        SQUARE=gamma == 2,
         BLOCK=BLOCK,
-        num_warps=8,
+        num_warps=4,
     )
     return result
 
 
 @triton.jit
-def _forward(logits, labels, sums, entries, alpha, gamma, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(
+    logits,
+    labels,
+    sums,
+    entries,
+    alpha,
+    gamma,
+    CLASSES: tl.constexpr,
+    ROW: tl.constexpr,
+    SQUARE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The loss of a block of entries, summed."""
-    z, _, weight = _load(logits, labels, entries, alpha, CLASSES, BLOCK)
-    tail = _log1p_exp(-tl.abs(z))
-    loss = weight * tl.exp(-gamma * (tl.maximum(z, 0.0) + tail)) * (tl.maximum(-z, 0.0) + tail)
-    tl.store(sums + tl.program_id(0), tl.sum(loss, 0))
+    _, z, _, weight = _load(logits, labels, entries, alpha, CLASSES, ROW, BLOCK)
+    _, surprise, modulation, _ = _terms(z, gamma, SQUARE)
+    tl.store(sums + tl.program_id(0), tl.sum(tl.sum(weight * modulation * surprise, 1), 0))
 
 
 @triton.jit
-def _backward(gradient, logits, labels, result, entries, alpha, gamma, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
+def _backward(
+    gradient,
+    logits,
+    labels,
+    result,
+    entries,
+    alpha,
+    gamma,
+    CLASSES: tl.constexpr,
+    ROW: tl.constexpr,
+    SQUARE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The derivative: with z, p and a of the reference, -a (1 - p)^gamma (gamma p (-log p) + 1 - p) dz/dx."""
-    z, sign, weight = _load(logits, labels, entries, alpha, CLASSES, BLOCK)
-    tail = _log1p_exp(-tl.abs(z))
-    exponential = tl.exp(-tl.abs(z))
-    larger = 1 / (1 + exponential)
-    smaller = exponential * larger
-    p, q = tl.where(z > 0, larger, smaller), tl.where(z > 0, smaller, larger)
-    slope = tl.exp(-gamma * (tl.maximum(z, 0.0) + tail)) * (gamma * p * (tl.maximum(-z, 0.0) + tail) + q)
-    entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(result + entry, -tl.load(gradient) * weight * sign * slope, entry < entries)
+    entry, z, positive, weight = _load(logits, labels, entries, alpha, CLASSES, ROW, BLOCK)
+    p, surprise, modulation, q = _terms(z, gamma, SQUARE)
+    slope = tl.load(gradient) * weight * modulation * (gamma * p * surprise + q)
+    tl.store(result + entry, tl.where(positive, -slope, slope), entry < entries)
 
 
 @triton.jit
-def _load(logits, labels, entries, alpha, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
-    """z, dz/dx and the weight of this program's block of entries; weight 0 past the end and where the label is -2."""
+def _load(logits, labels, entries, alpha, CLASSES: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
+    """A block of entries, in rows of `ROW` that share an anchor: entry, z, whether labelled, and weight.
+
+    The weight is 0 past the end and where the label is -2.
+    """
     first = tl.program_id(0).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)
-    inside = first + lane < entries
-    logit = tl.load(logits + first + lane, inside, 0.0).to(tl.float32)
-    column = (first % CLASSES).to(tl.int32) + lane  # counted from the first class of the block's first anchor
-    label = tl.load(labels + first // CLASSES + column // CLASSES, inside, -2)
-    positive = column % CLASSES == label
-    sign = tl.where(positive, 1.0, -1.0)
-    weight = tl.where(positive, alpha, 1 - alpha)
-    return logit * sign, sign, tl.where(label == -2, 0.0, weight)
+    row = tl.arange(0, BLOCK // ROW) * ROW
+    column = (first % CLASSES).to(tl.int32) + row  # counted from the first class of the block's first anchor
+    label = tl.load(labels + first // CLASSES + column // CLASSES, first + row < entries, -2).to(tl.int32)
+    lane = tl.arange(0, ROW)
+    entry = first + (row[:, None] + lane[None, :])
+    logit = tl.load(logits + entry, entry < entries, 0.0).to(tl.float32)
+    positive = lane[None, :] == (label - column % CLASSES)[:, None]
+    weight = tl.where(positive, alpha, tl.where(label == -2, 0.0, 1 - alpha)[:, None])
+    return entry, tl.where(positive, logit, -logit), positive, weight
 
 
 @triton.jit
-def _log1p_exp(x):
-    """log(1 + exp(x)) for x ≤ 0, with a series where 1 + exp(x) would round its digits away."""
-    e = tl.exp(x)
-    series = e * (1 - e * (0.5 - e * (1 / 3 - e * 0.25)))
-    return tl.where(e < 0.015625, series, tl.log(1 + e))
+def _terms(z, gamma, SQUARE: tl.constexpr):
+    """p, -log p, (1 - p)^gamma and 1 - p; from e = exp(-|z|), so that none loses its digits."""
+    e = tl.exp(-tl.abs(z))
+    larger = 1 / (1 + e)
+    smaller = e * larger
+    p, q = tl.where(z > 0, larger, smaller), tl.where(z > 0, smaller, larger)
+    # log(1 + e) = e * polynomial(e), which is minimax in 0…1 (relative error 3e-8): loses no digits of a small e
+    tail = 0.005232687573879957
+    tail = tail * e - 0.029505211859941483
+    tail = tail * e + 0.07822591066360474
+    tail = tail * e - 0.13663242757320404
+    tail = tail * e + 0.19106005132198334
+    tail = tail * e - 0.2484298199415207
+    tail = tail * e + 0.3331909775733948
+    tail = tail * e - 0.4999949336051941
+    tail = (tail * e + 0.9999999403953552) * e
+    surprise = tl.maximum(-z, 0.0) + tail
+    modulation = q * q if SQUARE else tl.exp(-gamma * (tl.maximum(z, 0.0) + tail))
+    return p, surprise, modulation, q
