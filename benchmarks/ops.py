@@ -59,9 +59,7 @@ def postprocessing(batches: list[int], bandwidth: float) -> None:
     say("## Decode + NMS, 800×1344, 80 classes, fp16, channels-last")
     say("MB: of logits; floor: reading them once at the copy's bandwidth; share: floor / graph")
     say()
-    say(
-        "| workload | batch | CUDA graph, ms | eager, ms | torchvision, ms | times faster | MB | floor, ms | share |"
-    )
+    say("| workload | batch | CUDA graph, ms | eager, ms | torchvision, ms | times faster | MB | floor, ms | share |")
     say("|---|---|---|---|---|---|---|---|---|")
     for kind in KINDS:
         for batch in batches:
