@@ -2,9 +2,9 @@
 
     python benchmarks/train.py [--batch 16] [--size 800 1344] [--steps 30]
 
-ResNet-50-FPN, 80 classes, bf16 autocast, channels-last, batch norm frozen, SGD with momentum. Images and boxes lie on the
-GPU already: the loader is measured elsewhere. Prints images/s (median of steps, with the 10th and 90th percentile), peak
-memory, seconds until the first step is done, and for ours the milliseconds of each part.
+ResNet-50-FPN, 80 classes, bf16 autocast, channels-last, batch norm frozen, SGD with momentum. Images and boxes lie on
+the GPU already: the loader is measured elsewhere. Prints images/s (median of steps, with the 10th and 90th percentile),
+peak memory, seconds until the first step is done, and with --parts where the GPU's time goes.
 """
 
 from __future__ import annotations
