@@ -69,7 +69,6 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["export", "m.pth", "m.onnx", "--batch", "4", "1", "8"], "--batch"),
         (["export", "m.pth", "m.onnx", "--size", "16", "64"], "--size"),
         (["export", "m.pth"], "OUT"),
-        (["export", "m.pth", "m.tflite"], "m.tflite"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_and_exit_code_2(words: list[str], names: str) -> None:
