@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from retinanet.data.coco import read_annotations
+from retinanet.data.coco_columns import read_columns
 from retinanet.errors import DataError
 
 
@@ -223,6 +224,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from retinanet.data.coco import read_annotations
+from retinanet.data.coco_columns import read_columns
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 data = read_annotations(Path(sys.argv[1]), None)
 print(len(data.boxes), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
@@ -246,3 +248,33 @@ def test_a_large_file_is_read_in_a_fraction_of_its_size(tmp_path):
     boxes, peak = map(int, run.stdout.split())
     assert boxes == count
     assert peak < size
+
+
+def test_records_that_cannot_be_read_can_be_left_out(tmp_path):
+    top = document()
+    top["images"].insert(1, {"id": 1, "file_name": "no-size.jpg", "width": 5})
+    top["annotations"][1]["bbox"] = [1, 2, "3", 4]
+    top["categories"][0] = {"id": "44", "name": "triangle"}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(top))
+    faults = []
+    columns = read_columns(path, faults)
+    for fault, place in zip(faults, ["images[1]", "annotations[1]", "categories[0]"], strict=True):
+        assert place in fault
+    path.write_text(json.dumps(document()))
+    whole = read_columns(path)
+    whole.categories.pop(0)
+    whole.keep(np.array([True, True, True]), np.array([True, False, True]))
+    assert columns == whole
+
+
+def test_images_and_annotations_can_be_dropped(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(document()))
+    columns = read_columns(tmp_path / "a.json")
+    columns.keep(np.array([False, True, True]), np.array([True, False, True]))
+    assert list(columns.image_ids) == [9, 2]
+    assert columns.file_names == ["a.jpg", "sub/c.jpg"]
+    assert list(columns.sizes) == [60, 40, 80, 100]
+    assert list(columns.annotation_ids) == [5, 11]
+    assert list(columns.boxes) == [10, 20, 30, 40, 0, 0, 5, 5]
+    assert list(columns.crowd) == [1, 0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from retinanet.data.images import image_size, read_image, to_image
+from retinanet.data.images import image_size, inspect_image, read_image, to_image
 from retinanet.errors import DataError
 
 ORIENTATION = 0x0112
@@ -186,3 +186,30 @@ def test_arrays_and_tensors(photo):
 def test_pictures_from_memory_that_are_none(picture, message):
     with pytest.raises(DataError, match=message):
         to_image(picture)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+def test_facts_of_a_file_agree_with_its_picture(tmp_path, suffix, orientation):
+    """Four fields of grey tell which way up it is; JPEGs are decoded at a fraction of their size."""
+    stored = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((100, 150), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(stored).convert("RGB").save(path, exif=exif)
+    facts = inspect_image(path, side=8)
+    picture = read_image(path)
+    assert facts.size == picture.shape[1:]
+    assert facts.stored_size == (200, 300)
+    assert (facts.orientation, facts.mode) == (orientation, "RGB")
+    height, width = picture.shape[1:]
+    fields = picture[0, height // 4 :: height // 2, width // 4 :: width // 2]
+    assert np.abs(facts.thumbnail[2::4, 2::4].astype(int) - fields.numpy()).max() <= 3
+
+
+def test_a_file_that_is_cut_off_has_no_facts(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((300, 200), 40).save(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match="truncated"):
+        inspect_image(path, side=8)

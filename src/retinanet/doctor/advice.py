@@ -10,7 +10,7 @@ import numpy as np
 
 from retinanet.config import DataConfig, PostprocessConfig, TrainConfig
 from retinanet.data.annotations import CocoData
-from retinanet.doctor.coverage import Targets, cover, resize_targets
+from retinanet.doctor.coverage import MATCHING, Targets, best_ious, resize_targets
 
 GAIN = 0.03
 """Share of the boxes that a setting must win to be worth its sentence."""
@@ -43,8 +43,10 @@ def advise(data: CocoData, targets: Targets, config: DataConfig, anchor_scale: f
 
 def _anchor_advice(targets: Targets, anchor_scale: float) -> Iterator[Advice]:
     some = targets.thinned(_MOST_BOXES)
-    now = cover(some, anchor_scale).matched.mean()
-    shares = {scale: cover(some, scale).matched.mean() for scale in _ANCHOR_SCALES}
+    shares = {
+        scale: (best_ious(some, scale) >= MATCHING.positive_iou).mean() for scale in {*_ANCHOR_SCALES, anchor_scale}
+    }
+    now = shares[anchor_scale]
     # Of settings that are as good, the one that changes least.
     best = max(shares, key=lambda scale: (round(shares[scale], 2), -abs(math.log(scale / anchor_scale))))
     if shares[best] >= now + GAIN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,11 +11,16 @@ from torch import Tensor
 
 from retinanet.boxes import iou, shift_anchors
 from retinanet.data.annotations import CocoData, clipped_corners
-from retinanet.model.anchors import CellAnchors, cell_anchors
+from retinanet.model.anchors import cell_anchors, grid_anchors
+from retinanet.model.matcher import match
 from retinanet.model.record import MatchingRecord
 from retinanet.preprocess import group_by_canvas, resized_size
 
 STRIDES = (8, 16, 32, 64, 128)
+CENTRE_OFFSET = 0.5
+MATCHING = MatchingRecord()
+"""Of a new model."""
+MATCHED_IMAGES = 200
 SIDES = (0, 16, 32, 64, 128, 256, 512)
 """Lower ends of the groups by size: square roots of the boxes' areas, in pixels after resizing."""
 _CHUNK = 1 << 15  # boxes at a time
@@ -55,15 +61,12 @@ class Coverage:
     best_iou: np.ndarray
     """float32 `[B]`, with the best of all anchors."""
     matched: np.ndarray
-    """bool `[B]`: an anchor is at least as close as the matching threshold asks."""
-    rescued: np.ndarray
-    """bool `[B]`: not matched, but its best anchor is its own, and learns it as a low-quality match."""
-
-    @property
-    def missed(self) -> np.ndarray:
-        """bool `[B]`: no anchor learns the box: none overlaps it, or another box has its best one."""
-        missed: np.ndarray = ~(self.matched | self.rescued)
-        return missed
+    """bool `[B]`: an anchor is as close as the matching threshold asks."""
+    learned: np.ndarray
+    """float64 `[B]`, 1 where an anchor learns the box, if only as a low-quality match, and 0 where none does; what is
+    not known has the mean of what is."""
+    missed: np.ndarray
+    """bool `[B]`: known to be learned by no anchor: none overlaps it, or other boxes have its best ones."""
 
 
 def resize_targets(data: CocoData, resize: int, max_size: int) -> Targets:
@@ -81,49 +84,64 @@ def resize_targets(data: CocoData, resize: int, max_size: int) -> Targets:
     )
 
 
-def cover(targets: Targets, anchor_scale: float, matching: MatchingRecord | None = None) -> Coverage:
-    """What anchors of `anchor_scale` are to the targets."""
-    positive = (matching or MatchingRecord()).positive_iou
-    best_iou, best_anchor = best_anchors(targets.boxes, targets.canvases, cell_anchors(anchor_scale, STRIDES))
-    matched = best_iou >= positive
-    rescued = ~matched & (best_iou > 0) & ~_taken(targets, best_iou, best_anchor, ~matched)
-    return Coverage(best_iou.numpy(), matched.numpy(), rescued.numpy())
+def cover(targets: Targets, anchor_scale: float) -> Coverage:
+    """What anchors of `anchor_scale` are to the targets.
 
-
-def best_anchors(boxes: Tensor, canvases: Tensor, cells: CellAnchors) -> tuple[Tensor, Tensor]:
-    """IoU `[B]` with, and corners `[B, 4]` of, the anchor that overlaps each of `boxes` `[B, 4]` best.
-
-    Of all anchors of one shape the one whose centre is nearest overlaps most, so that only one cell of each level
-    need be looked at. `canvases` `[B, 2]` is (width, height).
+    Which boxes low-quality matches save is asked of the matcher itself, in `MATCHED_IMAGES` of the images that have
+    boxes below the threshold.
     """
-    ious, anchors = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes), 4)
-    for start in range(0, len(boxes), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        some = boxes[chunk]
-        centre = (some[:, :2] + some[:, 2:]) / 2
-        candidates = []
+    ious = best_ious(targets, anchor_scale)
+    matched = ious >= MATCHING.positive_iou
+    learned = np.where(matched, 1.0, np.nan)
+    doubtful = np.unique(targets.image_of[~matched])
+    for image in doubtful[:: max(1, -(-len(doubtful) // MATCHED_IMAGES))]:
+        rows = np.flatnonzero(targets.image_of == image)
+        learned[rows] = _learned_in_image(targets.boxes[rows], targets.canvases[rows[0]], anchor_scale)
+    missed = learned == 0
+    known = ~matched & ~np.isnan(learned)
+    return Coverage(
+        ious, matched, np.where(np.isnan(learned), learned[known].mean() if known.any() else 1, learned), missed
+    )
+
+
+def best_ious(targets: Targets, anchor_scale: float) -> np.ndarray:
+    """IoU of each target with the anchor that overlaps it best, float32 `[B]`.
+
+    Of all anchors of one shape one whose centre is nearest overlaps most, so that only one cell of each level need be
+    looked at.
+    """
+    cells = torch.tensor(cell_anchors(anchor_scale, STRIDES))  # [L, A, 4]
+    best = torch.zeros(len(targets.boxes))
+    for start in range(0, len(best), _CHUNK):
+        boxes, canvases = targets.boxes[start : start + _CHUNK], targets.canvases[start : start + _CHUNK]
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         for stride, shapes in zip(STRIDES, cells, strict=True):
-            last = (canvases[chunk] / stride).ceil() - 1
+            last = (canvases / stride).ceil() - 1
             x, y = (centre / stride).floor().clamp(min=0).minimum(last).unbind(1)
-            shape = torch.tensor(shapes)
-            candidates.append(shift_anchors(shape, y[:, None], x[:, None], (stride, stride), 0.5))
-        of_all = torch.cat(candidates, 1)  # [b, 5 * 9, 4]
-        ious[chunk], index = iou(some[:, None], of_all).max(1)
-        anchors[chunk] = of_all[torch.arange(len(some)), index]
-    return ious, anchors
+            anchors = shift_anchors(shapes, y[:, None], x[:, None], (stride, stride), CENTRE_OFFSET)  # [b, A, 4]
+            of_level = iou(boxes[:, None], anchors).amax(1)
+            best[start : start + _CHUNK] = best[start : start + _CHUNK].maximum(of_level)
+    return best.numpy()
 
 
-def _taken(targets: Targets, best_iou: Tensor, best_anchor: Tensor, asked: Tensor) -> Tensor:
-    """bool `[B]`: of the boxes that are `asked` about, whose best anchor overlaps another box of the image more."""
-    taken = torch.zeros(len(best_iou), dtype=torch.bool)
-    images, starts, counts = np.unique(targets.image_of, return_index=True, return_counts=True)
-    asked_images = np.unique(targets.image_of[asked.numpy()])
-    for place in np.flatnonzero((counts > 1) & np.isin(images, asked_images)):
-        rows = slice(starts[place], starts[place] + counts[place])
-        overlap = iou(best_anchor[rows, None], targets.boxes[None, rows])  # [k, k], anchor of each, with each box
-        owner = overlap.argmax(1)
-        taken[rows] = owner != torch.arange(len(owner))
-    return taken & asked
+def _learned_in_image(boxes: Tensor, canvas: Tensor, anchor_scale: float) -> np.ndarray:
+    """Whether the matcher gives each of an image's boxes `[k, 4]` an anchor, float64 `[k]`."""
+    width, height = canvas.tolist()
+    cells = torch.tensor(cell_anchors(anchor_scale, STRIDES))
+    anchors = torch.cat(
+        [
+            grid_anchors(
+                shapes, (math.ceil(height / stride), math.ceil(width / stride)), (stride, stride), CENTRE_OFFSET
+            )
+            for stride, shapes in zip(STRIDES, cells, strict=True)
+        ]
+    )
+    labels = torch.zeros(1, len(boxes), dtype=torch.int64)
+    size = torch.tensor([[height, width]])
+    matched, target = match(anchors, boxes[None], labels, torch.zeros_like(labels, dtype=torch.bool), size, MATCHING)
+    learned = np.zeros(len(boxes))
+    learned[matched[target >= 0].numpy()] = 1
+    return learned
 
 
 def side_groups(sides: np.ndarray) -> np.ndarray:

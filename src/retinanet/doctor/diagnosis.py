@@ -31,7 +31,7 @@ class Reach(NamedTuple):
         """Of the boxes whose flags, bool `[B]`, are true."""
         if not rows.any():
             return cls(0, 0.0, 0.0)
-        return cls(int(rows.sum()), float(coverage.matched[rows].mean()), float(1 - coverage.missed[rows].mean()))
+        return cls(int(rows.sum()), float(coverage.matched[rows].mean()), float(coverage.learned[rows].mean()))
 
 
 @dataclass(frozen=True, eq=False)

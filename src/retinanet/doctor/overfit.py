@@ -18,7 +18,7 @@ from retinanet.data.augment import Augment
 from retinanet.data.sampler import BatchPlan
 from retinanet.data.torch_loader import TorchLoader
 from retinanet.device import choose_device, choose_precision, tune
-from retinanet.doctor.coverage import cover, resize_targets
+from retinanet.doctor.coverage import MATCHING, best_ious, resize_targets
 from retinanet.model.checkpoint import create_network, create_record
 from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
@@ -131,9 +131,9 @@ class _OneBatch:
     ) -> _OneBatch | None:
         """Images of one canvas, where there are such with few boxes that are all matched."""
         targets = resize_targets(data, resize, max_size)
-        coverage = cover(targets, anchor_scale)
+        good = best_ious(targets, anchor_scale) >= MATCHING.positive_iou
         boxes = np.bincount(targets.image_of, minlength=len(data))
-        matched = np.bincount(targets.image_of, coverage.matched, minlength=len(data))
+        matched = np.bincount(targets.image_of, good, minlength=len(data))
         candidates = np.array([index for index in usable if boxes[index]], np.int64)
         if not len(candidates):
             return None

@@ -110,10 +110,10 @@ def _check_targets(data: CocoData, usable: list[int], targets: Targets, coverage
         return _nothing_usable("image", data)
     if not len(targets.rows):
         return _nothing_usable("box", data)
-    missed = np.flatnonzero(coverage.missed)
+    missed, sides = np.flatnonzero(coverage.missed), targets.sides
     cases = (
         Case(
-            f"bbox {data.boxes[targets.rows[row]].tolist()}, {targets.sides[row]:.0f} px after resizing",
+            f"bbox {data.boxes[targets.rows[row]].tolist()}, {sides[row]:.0f} px after resizing",
             (int(data.image_ids[targets.image_of[row]]),),
             (data.file_names[targets.image_of[row]],),
             (int(data.annotation_ids[targets.rows[row]]),),
