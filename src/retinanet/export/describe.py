@@ -48,7 +48,7 @@ def _canvas(size: tuple[int, int], said: bool) -> tuple[int, int]:
 
 
 def _default_precision(format: str, device: torch.device) -> ExportPrecision:
-    return "fp16" if format == "tensorrt" or (format == "aoti" and device.type == "cuda") else "fp32"
+    return "fp16" if format == "aoti" and device.type == "cuda" else "fp32"
 
 
 def require_memory(record: ArtifactRecord, anchors: int) -> None:

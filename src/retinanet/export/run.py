@@ -27,7 +27,7 @@ The detector is in fp32, on the CPU, in evaluation mode, and may be changed. Bui
 package is missing, `UsageError`.
 """
 
-_FORMATS = {".onnx": "onnx", ".pt2": "aoti", ".plan": "tensorrt", ".engine": "tensorrt"}
+_FORMATS = {".onnx": "onnx", ".pt2": "aoti"}
 """Ending → the file beside this one that builds it."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 
