@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import browser
 from command_line import Done, Shapes, words_of
 from retinanet.cli import main
 from retinanet.data.synthetic import make_dataset
@@ -314,6 +315,22 @@ def test_names_from_the_data_never_run(ward: Ward) -> None:
     page = (ward.root / "doctor.html").read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+def test_the_page_in_a_browser(ward: Ward) -> None:
+    for file in ("train.json", "val.json"):
+        ward.edit(lambda document: document["categories"][0].update(name="<img src=x onerror=alert(1)>"), file)
+    ward.edit(lambda document: document["annotations"][0].update(bbox=[1, 1, 0, 5]))
+    assert ward()[0].code == 0
+    page = ward.root / "doctor.html"
+    with browser.start() as tab:
+        for width in (380, 1400):
+            tab.open(page, width)
+            assert tab.js("document.documentElement.scrollWidth") <= width
+        assert tab.js("document.images.length") > 0
+        assert tab.complaints == []
+        assert tab.fetched == [page.as_uri()]
 
 
 def test_json_on_stdout_is_all_there_is_on_stdout(ward: Ward) -> None:
