@@ -75,6 +75,14 @@ def onnx_model(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def aoti_package(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It compiled for this processor, for batches of 1 to 4 on 64 × 96; this takes most of a minute. Read only."""
+    out = tmp_path_factory.mktemp("compiled") / "model.pt2"
+    run_export(trained, out, ExportConfig(batch=(1, 2, 4), device="cpu"), PostprocessConfig())
+    return out
+
+
 def run_main(patch: pytest.MonkeyPatch, command: str, model: Path, options: dict[str, Any], *more: Path) -> int:
     patch.setattr(sys, "argv", ["retinanet", command, str(model), *map(str, more), *words_of(options)])
     with warnings.catch_warnings():

@@ -1,0 +1,139 @@
+"""One .pt2 package is the whole detector, compiled: the checkpoint's detections, without our code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from same_detections import assert_same_detections, canvases
+from torch import Tensor
+from torch._inductor.exc import CppCompileError
+
+from command_line import SMALL, Command, Shapes
+from retinanet.config import ExportConfig, PostprocessConfig
+from retinanet.data.images import read_image
+from retinanet.export.compare import TOLERANCES, Differences
+from retinanet.export.run import run_export
+from retinanet.model.checkpoint import build_network, load_checkpoint
+from retinanet.predict.detector import Detector
+from retinanet.predict.runtimes.aoti import AotiRuntime
+from retinanet.predict.runtimes.artifact import read_sidecar
+from retinanet.types import Detections
+
+CANVAS = (64, 96)
+
+
+def detector_of(checkpoint: Path) -> Detector:
+    return Detector(build_network(load_checkpoint(checkpoint)), PostprocessConfig()).eval()
+
+
+def pictures_of(shapes: Shapes) -> list[Tensor]:
+    """Some fill the canvas, others don't."""
+    pictures = [read_image(path) for path in sorted(shapes.val_images.iterdir())]
+    return [*pictures[1::2], *pictures[::2], pictures[1][:, :40, :71]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_detections_are_the_checkpoints(aoti_package: Path, trained: Path, shapes: Shapes, count: int) -> None:
+    runtime, detector, pictures = AotiRuntime.from_file(aoti_package, None), detector_of(trained), pictures_of(shapes)
+    for start in range(0, len(pictures) - count + 1, count):
+        assert_same_detections(runtime, detector, *canvases(pictures[start : start + count], CANVAS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["ResNet18FPN", "tf_efficientnet_lite0", ("test_resnet", "test_efficientnet")])
+def test_other_backbones_and_an_ensemble(
+    train: Command, shapes: Shapes, tmp_path: Path, backbone: str | tuple[str, ...]
+) -> None:
+    """Hardly trained, they score many boxes alike to the last digit, so these may change places."""
+    model, package = tmp_path / "model.pth", tmp_path / "model.pt2"
+    assert train(model, **{**SMALL, "backbone": backbone}, iters=60, lr=0.003).code == 0
+    run_export(model, package, ExportConfig(batch=(2, 2, 2), device="cpu"), PostprocessConfig())
+    runtime, detector = AotiRuntime.from_file(package, None), detector_of(model)
+    differences = Differences(TOLERANCES["fp32"], PostprocessConfig().threshold)
+    pictures = pictures_of(shapes)
+    for start in range(0, len(pictures) - 1, 2):
+        inputs = canvases(pictures[start : start + 2], CANVAS)
+        with torch.inference_mode():
+            expected, found = detector(*inputs), runtime(*inputs)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+        for row in (0, 1):
+            differences.add(*(Detections(*(column[row : row + 1] for column in both)) for both in (expected, found)))
+    assert differences.detections > 100
+    assert differences.unmatched == 0
+
+
+@pytest.mark.slow
+def test_blank_slots_detect_nothing(aoti_package: Path) -> None:
+    images, sizes = torch.full((2, 3, *CANVAS), 200, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64)
+    assert AotiRuntime.from_file(aoti_package, None)(images, sizes).boxes.abs().sum() == 0
+
+
+@pytest.mark.slow
+def test_the_command_exports_half_precision(retinanet: Command, trained: Path, shapes: Shapes, tmp_path: Path) -> None:
+    package = tmp_path / "half.pt2"
+    done = retinanet("export", trained, package, precision="fp16", batch=(1, 1, 1), device="cpu")
+    assert done.code == 0, done.err
+    assert re.search(r"fp16.*\n.*\[1, 3, 64, 96\]", done.out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.pt2", "half.pt2.json"]
+    picture = [read_image(next(shapes.val_images.iterdir()))]
+    found = AotiRuntime.from_file(package, None)(*canvases(picture, CANVAS))
+    with torch.inference_mode():
+        expected = detector_of(trained)(*canvases(picture, CANVAS))
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=0.01)
+    assert not torch.equal(found.scores, expected.scores)  # it did compute in half precision
+
+
+@pytest.mark.slow
+def test_the_record_travels_in_the_package_and_beside_it(aoti_package: Path, trained: Path) -> None:
+    record = AotiRuntime.read_record(aoti_package)
+    assert record == read_sidecar(aoti_package)
+    assert record.classes == load_checkpoint(trained).record.classes
+    assert (record.canvas, record.batch, record.precision) == (CANVAS, (1, 2, 4), "fp32")
+    assert (record.device, record.compute_capabilities) == ("cpu", ())
+
+
+@pytest.mark.slow
+def test_it_runs_where_our_code_is_not(aoti_package: Path, trained: Path, shapes: Shapes, tmp_path: Path) -> None:
+    """In a process that imports nothing but PyTorch, which finds the record too."""
+    inputs = canvases([read_image(path) for path in sorted(shapes.val_images.iterdir())[:2]], CANVAS)
+    with torch.inference_mode():
+        torch.save((inputs, detector_of(trained)(*inputs)[:3]), tmp_path / "case.pt")
+    script = """
+import json, sys, torch
+package = torch._inductor.aoti_load_package(sys.argv[1])
+inputs, expected = torch.load(sys.argv[2])
+for result, other in zip(package(*inputs), expected, strict=True):
+    torch.testing.assert_close(result, other, rtol=0, atol=1e-3)
+assert json.loads(package.get_metadata()["retinanet"])["classes"]["ids"] == [3, 17, 44]
+assert not {name.split(".")[0] for name in sys.modules} & {"retinanet", "torchvision", "timm"}
+"""
+    subprocess.run([sys.executable, "-c", script, aoti_package, tmp_path / "case.pt"], check=True, cwd=tmp_path)
+
+
+def test_no_compiler_gets_a_sentence(
+    retinanet: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    done = retinanet("export", trained, tmp_path / "model.pt2", device="cpu")
+    assert done.code == 2
+    assert "install g++" in done.sentence
+
+
+def test_what_does_not_compile_gets_a_sentence(
+    retinanet: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise CppCompileError(["g++", "kernel.cpp"], "In file kernel.cpp:\nkernel.cpp:3:1: error: no room on Mars\n")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    done = retinanet("export", trained, tmp_path / "model.pt2", device="cpu")
+    assert done.code == 5
+    assert "no room on Mars" in done.sentence
+    assert list(tmp_path.iterdir()) == []
