@@ -46,7 +46,7 @@ class Overfit:
     losses: tuple[float, ...]
     """Class and box loss together, of each step."""
     boxes: int
-    """Boxes in the batch."""
+    """Boxes in the batch, crowds apart."""
     found: int
     """Of these, how many are detected afterwards: the class, a score of 0.3 and IoU of 0.5 or more."""
     batch: Batch
@@ -85,7 +85,8 @@ def overfit(data: CocoData, usable: list[int], config: DataConfig, anchor_scale:
     runtime = TorchRuntime(network, postprocess=PostprocessConfig(), device=device, precision="fp32")
     on_device = batch.to(device)
     detections = Detections(*(column.cpu() for column in runtime(on_device.images, on_device.image_sizes)))
-    return Overfit(losses, int((batch.labels >= 0).sum()), _count_found(batch, detections), batch, detections)
+    taught = (batch.labels >= 0) & ~batch.crowd
+    return Overfit(losses, int(taught.sum()), int((_found(batch, detections) & taught).sum()), batch, detections)
 
 
 def _train(network: RetinaNet, batch: Batch) -> tuple[float, ...]:
@@ -145,8 +146,8 @@ class _OneBatch:
         return cls(canvases[canvas], order[canvas_of_image[order] == canvas][:IMAGES])
 
 
-def _count_found(batch: Batch, detections: Detections) -> int:
+def _found(batch: Batch, detections: Detections) -> Tensor:
+    """bool `[N, K]`, whether each box of the batch is among the detections."""
     overlap = iou(batch.boxes[:, :, None], detections.boxes[:, None])  # [N, K, D]
     good = (overlap >= 0.5) & (detections.scores >= FOUND_SCORE)[:, None]
-    same: Tensor = batch.labels[:, :, None] == detections.labels[:, None]
-    return int(((good & same).any(2) & (batch.labels >= 0)).sum())
+    return (good & (batch.labels[:, :, None] == detections.labels[:, None])).any(2)
