@@ -12,8 +12,6 @@ from retinanet.data.annotations import CocoData, clipped_corners
 from retinanet.doctor.class_checks import class_counts
 from retinanet.doctor.scan import Scan
 
-QUANTILES = (0.01, 0.5, 0.99)
-
 
 class Spread(NamedTuple):
     """Least, 1 %, median, 99 % and greatest of a number."""
@@ -29,7 +27,7 @@ class Spread(NamedTuple):
         """Of `[n]` values; zeros where there are none."""
         if not len(values):
             return cls(0, 0, 0, 0, 0)
-        return cls(*(float(value) for value in np.quantile(values, (0, *QUANTILES, 1))))
+        return cls(*(float(value) for value in np.quantile(values, (0, 0.01, 0.5, 0.99, 1))))
 
 
 class ClassProfile(NamedTuple):

@@ -43,11 +43,6 @@ class Scan:
     data: CocoData
     opened: list[Opened]
 
-    @property
-    def sampled(self) -> bool:
-        """Whether there are images that were not opened."""
-        return len(self.opened) < len(self.data)
-
     def readable(self) -> Iterator[tuple[int, ImageFacts, bytes]]:
         """Index, facts and digest of each image that can be used."""
         for index, facts, digest in self.opened:
