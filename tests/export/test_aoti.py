@@ -69,6 +69,16 @@ def test_other_backbones_and_an_ensemble(
 
 
 @pytest.mark.slow
+def test_the_batch_stays_free_after_an_export_of_a_constant_one(trained: Path, tmp_path: Path) -> None:
+    for batch in ((2, 2, 2), (1, 2, 4)):
+        run_export(trained, tmp_path / "model.pt2", ExportConfig(batch=batch, device="cpu"), PostprocessConfig())
+    runtime = AotiRuntime.from_file(tmp_path / "model.pt2", None)
+    for count in (1, 3, 4):
+        images, sizes = torch.zeros(count, 3, *CANVAS, dtype=torch.uint8), torch.tensor([CANVAS] * count)
+        assert len(runtime(images, sizes).scores) == count
+
+
+@pytest.mark.slow
 def test_blank_slots_detect_nothing(aoti_package: Path) -> None:
     images, sizes = torch.full((2, 3, *CANVAS), 200, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64)
     assert AotiRuntime.from_file(aoti_package, None)(images, sizes).boxes.abs().sum() == 0

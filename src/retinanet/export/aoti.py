@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -44,6 +45,7 @@ def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.d
         compute_capabilities=(f"{capability[0]}.{capability[1]}",) if capability else (),
     )
     model = _Outputs(detector).to(device).to(memory_format=torch.channels_last).eval()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it wonders where the GPU is
     options = {"aot_inductor.metadata": {RECORD_KEY: record.to_json()}}
     try:
         with torch.no_grad():
@@ -76,6 +78,8 @@ def _export(model: _Outputs, record: ArtifactRecord, device: torch.device) -> Ex
     images = torch.zeros(count, 3, *record.canvas, dtype=torch.uint8, device=device)
     image_sizes = torch.tensor([record.canvas] * count, device=device)
     batch = {} if fewest == most else {0: Dim("batch", min=fewest, max=most)}
+    # What the compiler learned from an earlier export of a constant batch would make this one constant too.
+    torch.compiler.reset()
     program = torch.export.export(model, (images, image_sizes), dynamic_shapes=(batch, batch))
     if not (device.type == "cuda" and kernels_available()):
         program = program.run_decompositions({torch.ops.retinanet.nms.default: loop.nms})

@@ -42,6 +42,11 @@ def verify(runtime: Runtime, reference: Detector, record: ArtifactRecord, pictur
         end = len(pictures) if size == record.batch[1] else min(size, len(pictures))
         for start in range(0, end, size):
             found = _by_artifact(runtime, _batch(pictures[start : start + size], size, record))
+            if len(found.scores) != size:
+                raise ExportError(
+                    f"The artifact gives results of {len(found.scores)} images for a batch of {size} and was removed; "
+                    f"export it for one batch size: --batch {size} {size} {size}."
+                )
             for row, of_picture in enumerate(expected[start : start + size]):
                 differences.add(of_picture, Detections(*(column[row : row + 1] for column in found)))
     if differences.unmatched > differences.allowed:
