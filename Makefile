@@ -4,12 +4,17 @@ VENV ?= .venv
 SEED ?= 0
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_ALL := $(VENV)/.installed-all
 
 .PHONY: demo test test-all browser lint format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(INSTALLED_ALL): $(INSTALLED)
+	$(BIN)/pip install --quiet --editable ".[dev,all]"
 	touch $@
 
 # A narrow detector learns three shapes from 600 synthetic images, and is scored on 120 others.
@@ -36,7 +41,8 @@ browser:
 test: $(INSTALLED) browser
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-all: $(INSTALLED) browser
+# With every optional package that this machine can run.
+test-all: $(INSTALLED_ALL) browser
 	$(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
