@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from retinanet.errors import Interrupted
 from retinanet.evaluate import Metrics
+from retinanet.stop import StopRequest
 from retinanet.train.log import TrainLog
 from retinanet.train.session import Session
 from retinanet.train.step import TrainStep
-from retinanet.train.stop import StopRequest
 from retinanet.types import Batch
 
 SAVE_EVERY_SECONDS = 600.0

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the first finishes the step and saves, the second stops at once."""
+"""Ctrl-C and SIGTERM during long work: the first finishes what is begun and saves, the second stops at once."""
 
 from __future__ import annotations
 

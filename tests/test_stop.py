@@ -1,11 +1,11 @@
-"""Signals during training."""
+"""Signals during long work."""
 
 import os
 import signal
 
 import pytest
 
-from retinanet.train.stop import StopRequest
+from retinanet.stop import StopRequest
 
 
 @pytest.mark.parametrize("number", StopRequest.SIGNALS)
