@@ -134,7 +134,7 @@ def export(
     model
         Checkpoint of `retinanet train`.
     out
-        File to write; its ending is its format: .onnx (ONNX) or .pt2 (AOTInductor).
+        File to write; its ending is its format: .onnx (ONNX), .pt2 (AOTInductor), .plan or .engine (TensorRT).
     """
     from retinanet.export.run import run_export
 

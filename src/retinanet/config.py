@@ -205,7 +205,7 @@ class ExportConfig:
     batch: tuple[int, int, int] = (1, 1, 8)
     """Fewest, usual and most images in one run."""
     precision: ExportPrecision | None = None
-    """Arithmetic of the network (default: fp16 where the file is built for a GPU, fp32 elsewhere)."""
+    """Arithmetic of the network (default: fp16 where the file is built for GPUs, fp32 elsewhere)."""
     device: str | None = None
     """Where it is built and verified: cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
     verify_images: Path | None = None

@@ -14,14 +14,15 @@ from torch._inductor.exc import CppCompileError, InductorError
 from torch.export import Dim, ExportedProgram
 
 from retinanet.errors import ExportError, UsageError
+from retinanet.export.describe import Built
 from retinanet.ops.backend import kernels_available
 from retinanet.ops.nms import loop
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import RECORD_KEY, ArtifactRecord
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device) -> ArtifactRecord:
-    """Write `out`, compiled for `device`: for GPUs of its kind, or for processors like this one. Return its record.
+def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device) -> Built:
+    """Write `out`, compiled for `device`: for GPUs of its kind, or for processors like this one.
 
     Inputs are images uint8 `[N, 3, H, W]` and image_sizes int64 `[N, 2]`, both contiguous: their strides are compiled
     in, and nothing checks them. Outputs are scores float32 `[N, D]`, boxes float32 `[N, D, 4]` on the canvas and
@@ -55,7 +56,7 @@ def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.d
         raise ExportError(
             f"AOTInductor cannot compile {record.source}: {_reason(error)}; upgrade PyTorch, or export to ONNX."
         ) from error
-    return record
+    return Built(record)
 
 
 class _Outputs(nn.Module):

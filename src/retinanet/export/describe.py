@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +14,19 @@ from retinanet.config import ExportConfig, ExportPrecision, PostprocessConfig
 from retinanet.errors import ExportError
 from retinanet.model.record import ModelRecord
 from retinanet.predict.runtimes.artifact import ArtifactRecord
+from retinanet.predict.runtimes.base import Runtime
 from retinanet.preprocess import CANVAS_MULTIPLE
+
+
+class Built(NamedTuple):
+    """What a builder has made."""
+
+    record: ArtifactRecord
+    """Of the artifact, completed."""
+    lines: tuple[str, ...] = ()
+    """What its user should know of it besides."""
+    stand_in: Runtime | None = None
+    """What is compared with the checkpoint in the artifact's place, which cannot run on this machine."""
 
 
 def describe(
@@ -48,7 +61,7 @@ def _canvas(size: tuple[int, int], said: bool) -> tuple[int, int]:
 
 
 def _default_precision(format: str, device: torch.device) -> ExportPrecision:
-    return "fp16" if format == "aoti" and device.type == "cuda" else "fp32"
+    return "fp16" if format == "tensorrt" or (format == "aoti" and device.type == "cuda") else "fp32"
 
 
 def require_memory(record: ArtifactRecord, anchors: int) -> None:

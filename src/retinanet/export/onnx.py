@@ -11,6 +11,7 @@ import torch
 
 from retinanet import extras
 from retinanet.export.decode_graph import add_decode, level_shape
+from retinanet.export.describe import Built
 from retinanet.export.network_graph import network_graph
 from retinanet.export.nms_graph import NMSForm, add_nms
 from retinanet.export.nodes import Nodes
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 OUTPUTS = ("scores", "boxes", "classes")
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device) -> ArtifactRecord:
-    """Write `out` and return its record. The graph is the same for every device.
+def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device) -> Built:
+    """Write `out`. The graph is the same for every device.
 
     Raises:
         UsageError: a package of the extra `export` is missing.
@@ -35,7 +36,7 @@ def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.d
     model = detector_graph(detector, record, nms="operator")
     record = replace(record, versions={**record.versions, "onnx": extras.require("onnx", "export", "ONNX").__version__})
     save(model, record, out)
-    return record
+    return Built(record)
 
 
 def detector_graph(detector: Detector, record: ArtifactRecord, nms: NMSForm) -> ir.Model:

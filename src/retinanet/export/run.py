@@ -12,7 +12,7 @@ import torch
 from retinanet.config import ExportConfig, PostprocessConfig
 from retinanet.device import choose_device
 from retinanet.errors import Interrupted, UsageError
-from retinanet.export.describe import describe, require_memory, summary, tell, too_large
+from retinanet.export.describe import Built, describe, require_memory, summary, tell, too_large
 from retinanet.export.verify import verification_pictures, verify
 from retinanet.files import atomic_write, require_writable
 from retinanet.model.checkpoint import build_network, load_checkpoint
@@ -20,14 +20,14 @@ from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord, write_sidecar
 from retinanet.predict.runtimes.kinds import artifact_runtime
 
-Builder = Callable[[Detector, ArtifactRecord, Path, torch.device], ArtifactRecord]
-"""`build(detector, record, out, device)` writes the artifact `out` and returns its record, completed.
+Builder = Callable[[Detector, ArtifactRecord, Path, torch.device], Built]
+"""`build(detector, record, out, device)` writes the artifact `out`, which its record describes as far as it is known.
 
 The detector is in fp32, on the CPU, in evaluation mode, and may be changed. Builders raise `ExportError` and, where a
 package is missing, `UsageError`.
 """
 
-_FORMATS = {".onnx": "onnx", ".pt2": "aoti"}
+_FORMATS = {".onnx": "onnx", ".pt2": "aoti", ".plan": "tensorrt", ".engine": "tensorrt"}
 """Ending → the file beside this one that builds it."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 
@@ -53,13 +53,13 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
     try:
         with atomic_write(out) as temporary:
             # The builder may change its detector, so the one to compare with is another.
-            record = build(Detector(build_network(checkpoint), postprocess).eval(), record, temporary, device)
-            seconds = time.monotonic() - started
+            built = build(Detector(build_network(checkpoint), postprocess).eval(), record, temporary, device)
+            record, seconds = built.record, time.monotonic() - started
             reference = Detector(build_network(checkpoint), postprocess).to(device).eval()
             runtime = artifact_runtime(out)
             assert runtime is not None
             tell(f"Comparing it with {model} on {len(pictures)} pictures.")
-            lines = verify(runtime(temporary, record, config.device), reference, record, pictures)
+            lines = verify(built.stand_in or runtime(temporary, record, config.device), reference, record, pictures)
         write_sidecar(out, record)
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted; {out} was not written.") from None
@@ -67,7 +67,7 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
         raise too_large(record) from error
-    print(summary(out, record, seconds), *lines, sep="\n")
+    print(summary(out, record, seconds), *built.lines, *lines, sep="\n")
 
 
 def _builder(out: Path) -> Builder:

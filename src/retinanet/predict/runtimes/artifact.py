@@ -43,6 +43,8 @@ class ArtifactRecord:
     """`cpu` or `cuda`, for a file that is compiled for one of them."""
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that it is compiled for, such as 9.0; empty where it is bound to none."""
+    file_bytes: int | None = None
+    """Size of the file, where nothing inside would show that a part of it is missing."""
     versions: dict[str, str] = field(default_factory=dict)
     """Program → its version, of those that made the file."""
 

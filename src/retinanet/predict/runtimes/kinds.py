@@ -13,6 +13,8 @@ from retinanet.predict.runtimes.torch import TorchRuntime
 _ARTIFACTS = {
     ".onnx": ("onnx", "OnnxRuntime"),
     ".pt2": ("aoti", "AotiRuntime"),
+    ".plan": ("tensorrt", "TensorRTRuntime"),
+    ".engine": ("tensorrt", "TensorRTRuntime"),
 }
 """Ending → the file beside this one and its class."""
 
