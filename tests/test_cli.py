@@ -13,7 +13,7 @@ TRAIN_OPTIONS = {
     *("backbone", "width", "weights", "fine-tune", "anchor-scale"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
-    *("precision", "val-every", "seed", "device", "override"),
+    *("accumulate", "ema", "precision", "val-every", "seed", "device", "override"),
 }
 INFER_OPTIONS = {
     *("images", "annotations", "output", "draw"),

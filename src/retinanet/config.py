@@ -110,6 +110,10 @@ class TrainConfig:
     """Weight decay, on weights of convolutions alone (default: 0.05 for adamw, 0.0001 for sgd)."""
     clip_norm: float = 10.0
     """Largest norm of the gradient: far above a healthy step's, it tames the rare explosion."""
+    accumulate: int = 1
+    """Parts that a batch is split into, learned one after the other: less memory, the same result."""
+    ema: float | None = None
+    """Average the weights with this decay, for example 0.9998; the averages are validated and kept."""
     precision: Precision | None = None
     """Arithmetic of the network (default: bf16 on GPUs, fp32 on CPUs)."""
     val_every: int = 1
@@ -134,6 +138,10 @@ class TrainConfig:
         _require(self.seed >= 0, f"--seed must be at least 0, but is {self.seed}.")
         _require(0 < self.gamma <= 1, f"--gamma must be above 0 and at most 1, but is {self.gamma}.")
         _require(self.clip_norm > 0, f"--clip-norm must be positive, but is {self.clip_norm}; the default is 10.")
+        _require(self.accumulate >= 1, f"--accumulate must be at least 1, but is {self.accumulate}.")
+        _require(
+            self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, but is {self.ema}; take 0.9998."
+        )
         _require(self.val_every >= 1, f"--val-every must be at least 1, but is {self.val_every}.")
         _require(
             self.weight_decay is None or self.weight_decay >= 0,

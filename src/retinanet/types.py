@@ -43,6 +43,10 @@ class Batch(NamedTuple):
         """This batch on `device`; the copy does not wait when the batch lies in pinned memory."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
+    def split(self, parts: int) -> list[Batch]:
+        """This batch in `parts` of equally many neighbouring images, the last of fewer where they don't divide."""
+        return [Batch(*part) for part in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
+
 
 class HeadOutputs(NamedTuple):
     """What the network says, per pyramid level, finest first (an ensemble: all levels of each member in turn)."""

@@ -7,29 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from command_line import SMALL, Command, Shapes, assert_same, checkpoint, metric_rows, words_of
-from retinanet.train.log import TrainLog
 
 STEPS = 8
-
-
-@pytest.fixture
-def stop_after(monkeypatch: pytest.MonkeyPatch):
-    """Send this process a signal during a step, as Ctrl-C or a job scheduler would."""
-
-    def arrange(step: int | None, number: signal.Signals = signal.SIGINT) -> None:
-        def log_and_stop(log: TrainLog, done: int, *rest: object) -> None:
-            take_in(log, done, *rest)
-            torch.rand(1)  # as dropout would
-            if done == step:
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(TrainLog, "step", log_and_stop)
-
-    take_in = TrainLog.step
-    return arrange
 
 
 @pytest.mark.parametrize(

@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from step_cases import make_step, poison, state_of
+from torch import nn
 
-from command_line import Command, Shapes, assert_same, metric_rows
-from retinanet.config import DataConfig, TrainConfig
-from retinanet.data.augment import Augment
-from retinanet.data.coco import read_annotations
-from retinanet.data.torch_loader import TorchLoader
+from command_line import Command, assert_same, metric_rows
 from retinanet.model import criterion
-from retinanet.model.checkpoint import create_network, create_record
-from retinanet.model.criterion import Criterion
-from retinanet.train.optim import build_optimizer
-from retinanet.train.run import training_plan
-from retinanet.train.step import TrainStep
-from retinanet.types import Batch, ClassMap
-
-CLASSES = ClassMap((3, 17, 44), ("disc", "rectangle", "triangle"))
-# No canvas of 64: there P7 is made from a single cell, where oneDNN's bfloat16 gradient (of PyTorch 2.14, on CPUs with
-# AVX512_BF16) holds memory that was never written.
-DATA = DataConfig(resize=80, max_size=128, batch=4)
-
-
-@pytest.fixture(scope="module")
-def batches(shapes: Shapes) -> list[Batch]:
-    data = read_annotations(shapes.annotations, shapes.images)
-    plan = training_plan(data, DATA, seed=0)
-    loader = TorchLoader(data, plan, DATA.resize, DATA.longest, Augment(0.5), total_steps=8)
-    return [batch for batch in loader if (batch.labels >= 0).any(dim=1).sum() > 2][:4]
-
-
-def make_step(
-    optimizer: str = "sgd", precision: Any = "fp32", weights: str = "none", clip_norm: float = 10.0
-) -> TrainStep:
-    torch.manual_seed(0)
-    record = create_record(
-        CLASSES, ["test_resnet"], width=16, weights=weights, anchor_scale=4.0, resize=64, max_size=96
-    )
-    network = create_network(record, "none").to(memory_format=torch.channels_last).train()
-    chosen = build_optimizer(TrainConfig(optimizer=optimizer), network, 0.01)
-    return TrainStep(network, Criterion(network), chosen, precision, clip_norm)
-
-
-def state_of(step: TrainStep) -> dict[str, Any]:
-    return copy.deepcopy({"network": step.network.state_dict(), "optimizer": step.optimizer.state_dict()["state"]})
+from retinanet.types import Batch
 
 
 def test_a_step_is_the_optimisers_step_on_the_mean_loss_of_a_positive_anchor(batches: list[Batch]) -> None:
@@ -78,27 +39,6 @@ def test_a_large_gradient_is_clipped_to_the_norm(batches: list[Batch]) -> None:
     assert norms[1].item() == pytest.approx(0.01, rel=1e-3)
     for one, other in zip(free.parameters, clipped.parameters, strict=True):
         torch.testing.assert_close(other.grad, one.grad * (norms[1] / norms[0]), rtol=1e-3, atol=0)
-
-
-def poison(step: TrainStep, value: float, *, forward: bool) -> None:
-    """Make the loss, or its gradient alone, not finite."""
-    criterion = step.criterion
-
-    class Gradient(torch.autograd.Function):
-        @staticmethod
-        def forward(context: Any, loss: Tensor) -> Tensor:
-            return loss.clone()
-
-        @staticmethod
-        def backward(context: Any, gradient: Tensor) -> Tensor:
-            return gradient * value
-
-    def judge(*arguments: Any) -> Any:
-        sums = criterion(*arguments)
-        box = sums.box * value if forward else Gradient.apply(sums.box)
-        return sums._replace(box=box)
-
-    step.criterion = judge  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -58,17 +58,17 @@ def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], cour
                     "give the same command to go on."
                 )
             if course.validates_after(session.step):
-                _validate(session, course, log, epoch)
+                _validate(session, step, course, log, epoch)
             elif session.step < course.total_steps and time.monotonic() - saved_at < SAVE_EVERY_SECONDS:
                 continue
             session.save(step)
             saved_at = time.monotonic()
 
 
-def _validate(session: Session, course: Course, log: TrainLog, epoch: int) -> None:
+def _validate(session: Session, step: TrainStep, course: Course, log: TrainLog, epoch: int) -> None:
     assert course.validate is not None
     metrics = course.validate()
     log.say(metrics.table())
     log.validation(session.step, epoch, metrics.as_dict())
-    if session.save_best(metrics.AP):
+    if session.save_best(step, metrics.AP):
         log.say(f"Best AP so far: {metrics.AP:.3f}, saved as {session.best_path}")

@@ -28,6 +28,7 @@ from retinanet.predict.results import Results
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.preprocess import group_by_canvas
 from retinanet.report.run import report_training
+from retinanet.train.average import WeightAverage
 from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
@@ -54,6 +55,11 @@ def run_training(
         RetinaNetError: what the user can act on; before the first step wherever it can be known by then.
     """
     require_writable(path)
+    if data_config.batch % train_config.accumulate:
+        raise UsageError(
+            f"--accumulate must divide --batch ({data_config.batch}) into equal parts, "
+            f"but is {train_config.accumulate}."
+        )
     device = choose_device(train_config.device)
     tune(device)
     data, held_out = _annotations(images, annotations, val_images, val_annotations)
@@ -83,7 +89,8 @@ def run_training(
         total_steps=total_steps,
     )
     peak = peak_rate(train_config, data_config.batch)
-    validation = Validation(network, held_out, data_config, train_config) if held_out else None
+    judged = step.average.network if step.average else network
+    validation = Validation(judged, held_out, data_config, train_config) if held_out else None
     course = Course(
         total_steps=total_steps,
         steps_per_epoch=plan.steps_per_epoch,
@@ -105,7 +112,15 @@ def run_training(
 def _training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, device: torch.device) -> TrainStep:
     optimizer = build_optimizer(train, network, peak_rate(train, data.batch))
     precision = choose_precision(train.precision, device, on_gpu="bf16")
-    return TrainStep(network, Criterion(network), optimizer, precision, train.clip_norm)
+    return TrainStep(
+        network,
+        Criterion(network),
+        optimizer,
+        precision,
+        train.clip_norm,
+        parts=train.accumulate,
+        average=WeightAverage(network, train.ema) if train.ema else None,
+    )
 
 
 def _annotations(

@@ -61,10 +61,12 @@ class Session:
             "scaler": step.scaler.state_dict(),
             "rng": torch.get_rng_state(),
         }
-        save_checkpoint(self.path, network=self.network, training_state=state)
+        if step.average:  # it is the model; the weights that learn are for the run alone
+            state |= {"weights": self.network.state_dict(), "average": step.average.state_dict()}
+        save_checkpoint(self.path, network=self._model(step), training_state=state)
 
     def restore(self, step: TrainStep) -> None:
-        """Bring optimiser, scaler and random numbers to where the checkpoint left them."""
+        """Bring optimiser, scaler, average and random numbers to where the checkpoint left them."""
         if self.resumed is None:
             return
         # The groups hold options such as the weight decay, which may be others now.
@@ -72,15 +74,21 @@ class Session:
         step.optimizer.load_state_dict({**self.resumed["optimizer"], "param_groups": groups})
         step.scaler.load_state_dict(self.resumed["scaler"])
         torch.set_rng_state(self.resumed["rng"])
+        if step.average:
+            self.network.load_state_dict(self.resumed["weights"])
+            step.average.load_state_dict(self.resumed["average"])
         self.resumed = None  # the tensors were copied: give their memory back
 
-    def save_best(self, ap: float) -> bool:
+    def save_best(self, step: TrainStep, ap: float) -> bool:
         """Keep the weights beside the checkpoint if `ap` is the best so far; say whether it was."""
         if self.best is not None and ap <= self.best:
             return False
         self.best = ap
-        save_checkpoint(self.best_path, network=self.network, training_state=None)
+        save_checkpoint(self.best_path, network=self._model(step), training_state=None)
         return True
+
+    def _model(self, step: TrainStep) -> RetinaNet:
+        return step.average.network if step.average else self.network
 
 
 def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig) -> Session:
@@ -101,7 +109,7 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
 
 
 def _settings(data: DataConfig, train: TrainConfig) -> dict[str, Any]:
-    return {"--batch": data.batch, "--optimizer": train.optimizer}
+    return {"--batch": data.batch, "--optimizer": train.optimizer, "--ema": train.ema}
 
 
 def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig) -> ModelRecord:
@@ -144,7 +152,7 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
     settings = _settings(data, train)
     differ = [field.name for field in fields(found) if getattr(found, field.name) != getattr(asked, field.name)]
     others = [_OPTION_OF.get(name, "--fine-tune") for name in differ]
-    others += [option for option, value in settings.items() if state["settings"][option] != value]
+    others += [option for option, value in settings.items() if state["settings"].get(option) != value]
     if others:
         raise UsageError(
             f"{path} was trained with another {' and '.join(others)}: repeat the options of its first command to go "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from retinanet.config import Precision
 from retinanet.device import autocast
 from retinanet.model.criterion import Criterion, LossSums
+from retinanet.train.average import WeightAverage
 from retinanet.types import Batch
 
 
@@ -25,9 +26,13 @@ class StepLosses(NamedTuple):
 class TrainStep:
     """Moves the weights by one batch.
 
-    A step that is not finite leaves weights, optimiser and batch norm's statistics untouched, without waiting for the
-    device: of the weights the scaler takes care. Only fp16 needs its loss scaling too; for the other precisions the
-    scale is held at 1.
+    A batch may be taken in several parts, one after the other: their gradients are summed, and divided once by the
+    positive anchors of all of them, so the result is that of the whole batch, in less memory. (Live batch norm alone
+    sees each part by itself.)
+
+    A step that is not finite leaves weights, optimiser, average and batch norm's statistics untouched, without waiting
+    for the device: of the weights the scaler takes care. Only fp16 needs its loss scaling too; for the other precisions
+    the scale is held at 1.
     """
 
     def __init__(
@@ -38,6 +43,8 @@ class TrainStep:
         precision: Precision,
         clip_norm: float,
         *,
+        parts: int = 1,
+        average: WeightAverage | None = None,
         compiled: bool = False,
     ) -> None:
         self.network = network
@@ -45,38 +52,61 @@ class TrainStep:
         self.optimizer = optimizer
         self.precision = precision
         self.clip_norm = clip_norm
+        self.parts = parts
+        self.average = average
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self.losses = torch.compile(self._losses, dynamic=False) if compiled else self._losses
         self.autocast = autocast(self.device, precision)
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**14 if precision == "fp16" else 1.0)
+        # What is scaled are sums: some 2^10 times the mean loss of a positive anchor, for which 2^14 is usual.
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**4 if precision == "fp16" else 1.0)
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
         """Learn from `batch`."""
-        batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         statistics = [buffer.clone() for buffer in self.statistics]
-        with self.autocast:
-            sums = self.losses(batch)
+        sums = self._sum_gradients(batch.to(self.device))
         positives = sums.positives.clamp(min=1)
         classification, box = sums.classification / positives, sums.box / positives
-        loss = classification + box
-        # Gradients can be finite where the loss is not (smooth L1's are bounded), so it makes them NaN.
-        told = loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
 
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(told).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = self._divide_and_clip(positives)
         self.scaler.step(self.optimizer)
         self.scaler.update(None if self.precision == "fp16" else 1.0)
-        bad = ~torch.isfinite(loss) if self.precision == "fp16" else ~torch.isfinite(loss + norm)
+        finite = torch.isfinite(classification + box)
+        moved = finite & torch.isfinite(norm)
+        # In fp16 a gradient that overflows is the search for the loss's scale: no bad step, though it moves nothing.
+        bad = ~finite if self.precision == "fp16" else ~moved
         for buffer, before in zip(self.statistics, statistics, strict=True):
             buffer.copy_(torch.where(bad, before, buffer))
-        return StepLosses(classification.detach(), box.detach(), bad.float())
+        if self.average:
+            self.average.update(moved)
+        return StepLosses(classification, box, bad.float())
+
+    def _sum_gradients(self, batch: Batch) -> LossSums:
+        """Leave in the parameters the gradient of the summed losses of `batch`, which are returned."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for part in batch.split(self.parts):
+            with self.autocast:
+                sums = self.losses(part)
+            loss = sums.classification + sums.box
+            # Gradients can be finite where the loss is not (smooth L1's are bounded), so it makes them NaN.
+            told = loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
+            self.scaler.scale(told).backward()  # type: ignore[no-untyped-call]
+            parts.append(LossSums(*(value.detach() for value in sums)))
+        return LossSums(*(torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True)))
+
+    def _divide_and_clip(self, positives: Tensor) -> Tensor:
+        """Make the summed gradients those of the mean loss, at most `clip_norm` long; return their norm before that."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients) / positives
+        shrink = (self.clip_norm / (norm + 1e-6)).clamp(max=1)
+        torch._foreach_mul_(gradients, shrink / positives)
+        return norm
 
     def _losses(self, batch: Batch) -> LossSums:
         return self.criterion(self.network(batch.images, batch.image_sizes), batch)
