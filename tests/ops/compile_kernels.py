@@ -10,8 +10,12 @@ from triton.compiler import ASTSource
 from retinanet.ops.decode import triton as decode
 from retinanet.ops.focal_loss import triton as focal_loss
 from retinanet.ops.nms import triton as nms
+from retinanet.ops.normalise import triton as normalise
 
-TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
+TYPES = {
+    **{torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"},
+    **{torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64"},
+}
 
 
 class Recorder:
@@ -45,6 +49,7 @@ def kind_of(value):
 
 for module in (decode, nms, focal_loss):
     module.wrap_triton = Recorder
+normalise._normalise = Recorder(normalise._normalise)
 
 
 def decode_all(dtype, layout, *, anchors=9, classes=80, size=(20, 30), top_n=1000):
@@ -68,3 +73,5 @@ for shape, gamma in (((10, 80), 2.0), ((10, 80), 1.5), ((1, 1), 2.0)):
     logits, labels = torch.zeros(shape, dtype=torch.bfloat16), torch.zeros(shape[0], dtype=torch.int64)
     focal_loss.focal_loss(logits, labels, 0.25, gamma)
     focal_loss.focal_loss_backward(torch.ones(()), logits, labels, 0.25, gamma)
+pictures, sizes = torch.zeros(1, 3, 32, 64, dtype=torch.uint8), torch.zeros(1, 2, dtype=torch.int64)
+normalise.normalise(pictures, sizes, torch.zeros(3, dtype=torch.float16), torch.ones(3, dtype=torch.float16))

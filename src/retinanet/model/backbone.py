@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -52,6 +53,8 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    normalise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = staticmethod(normalise)
+    """How the network's first step is done; a runtime may have a faster way."""
 
     def __init__(self, record: BackboneRecord) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
         """C3, C4, C5 `[N, channels, H/8, W/8]` … of uint8 images `[N, 3, H, W]` and sizes `[N, 2]` (height, width)."""
-        features: list[Tensor] = self.body(normalise(images, image_sizes, self.mean, self.std))
+        features: list[Tensor] = self.body(self.normalise(images, image_sizes, self.mean, self.std))
         return [feature.permute(0, 3, 1, 2) for feature in features] if self._channels_last else features
 
     def train(self, mode: bool = True) -> Backbone:

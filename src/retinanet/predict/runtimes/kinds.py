@@ -6,8 +6,10 @@ import importlib
 from pathlib import Path
 
 from retinanet.config import PostprocessConfig, PredictConfig
+from retinanet.device import choose_device
 from retinanet.errors import ModelError, UsageError
 from retinanet.predict.runtimes.base import ArtifactRuntime, Runtime
+from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.predict.runtimes.torch import TorchRuntime
 
 _ARTIFACTS = {
@@ -33,8 +35,10 @@ def open_runtime(path: Path, config: PredictConfig, postprocess: PostprocessConf
     """The model at `path`, ready to run. See `load`."""
     kind = artifact_runtime(path)
     if kind is None:
-        postprocess = postprocess or PostprocessConfig()
-        return TorchRuntime.from_file(path, postprocess=postprocess, device=config.device, precision=config.precision)
+        checkpoint_runtime = FusedRuntime if choose_device(config.device).type == "cuda" else TorchRuntime
+        return checkpoint_runtime.from_file(
+            path, postprocess=postprocess or PostprocessConfig(), device=config.device, precision=config.precision
+        )
     if not path.is_file():
         raise ModelError(f"There is no file {path}; check its name, or make it with `retinanet export`.")
     runtime = kind.from_file(path, config.device)

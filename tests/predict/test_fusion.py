@@ -1,0 +1,183 @@
+"""The fused network: what it joins, and that it says what the network said."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from retinanet.config import PostprocessConfig
+from retinanet.predict.fusion import fuse_module
+from retinanet.predict.fusion.layers import ConvRelu
+from retinanet.predict.runtimes.fused import FusedRuntime
+from retinanet.predict.runtimes.torch import TorchRuntime
+
+
+def disturb(module: nn.Module) -> nn.Module:
+    """Batch norm that does something: the untrained one is nearly the identity, and hides every error."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, 0, 0.3)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0, 0.3)
+        elif isinstance(part, nn.Conv2d) and part.bias is not None:
+            nn.init.normal_(part.bias, 0, 0.3)
+    return module.eval()
+
+
+def backbone(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return disturb(timm.create_model(name, pretrained=False, features_only=True, out_indices=(-3, -2, -1)))
+
+
+def count(module: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(type(part) is kind for part in module.modules())
+
+
+@torch.no_grad()
+def assert_same(one: nn.Module, two: nn.Module, images: Tensor) -> None:
+    for expected, found in zip(one(images), two(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "joined"),
+    [
+        ("test_resnet", 12),
+        ("resnet18", 17),
+        ("resnext50_32x4d", 33),  # grouped convolutions stay alone
+        ("regnety_004", 49),
+        ("mobilenetv2_100", 0),  # ReLU6
+        ("tf_efficientnet_lite0", 0),  # padding that depends on the image
+        ("densenet121", 59),  # batch norm and ReLU before the convolution
+        ("convnext_atto", 0),
+        ("nf_resnet50", 0),  # weights that are computed at each call
+    ],
+)
+def test_every_backbone_says_the_same(name: str, joined: int) -> None:
+    plain = backbone(name)
+    fused = fuse_module(copy.deepcopy(plain))
+    assert_same(plain, fused, torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+    assert_same(plain, fused, torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(2)))
+    assert count(fused, ConvRelu) == joined
+
+
+def test_resnet50_is_49_calls_and_4_shortcuts() -> None:
+    fused = fuse_module(backbone("resnet50"))
+    assert count(fused, ConvRelu) == 49
+    shortcuts = [part for part in fused.modules() if isinstance(part, nn.Conv2d)]
+    assert [part.bias for part in shortcuts] == [None] * 4  # their bias went to the convolution they are added to
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
+
+
+class Awkward(nn.Module):
+    """Patterns that look like what is joined, and must not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen_twice = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.shared = nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.reflecting = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+        self.same = nn.Conv2d(4, 4, 3, padding="same")
+        self.last = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.seen_twice(x)
+        y = torch.relu(self.norm(x)) + x  # x goes on as well
+        y = self.second(self.shared(self.first(self.shared(y)))).relu()
+        y = torch.relu(self.reflecting(y))
+        y = torch.relu(self.same(y))
+        z = self.last(y)
+        return [torch.relu(z + 1), torch.relu(torch.add(y, self.last(z), alpha=2)), torch.relu(z + z)]
+
+
+def test_what_only_looks_alike_is_left_alone() -> None:
+    torch.manual_seed(0)
+    plain = disturb(Awkward())
+    fused = fuse_module(copy.deepcopy(plain))
+    assert_same(plain, fused, torch.randn(2, 3, 9, 7))
+    assert count(fused, ConvRelu) == 0
+
+
+class Residuals(nn.Module):
+    """Additions of every kind that are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1, bias=index % 2 == 0) for index in range(6))
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        a = torch.relu(self.convs[0](x) + x)
+        b = (a + self.norm(self.convs[1](a))).relu_()
+        c = self.convs[2](b)
+        c += self.convs[3](b)
+        d = nn.functional.relu(c)
+        return [torch.relu(self.convs[4](d).add_(self.convs[5](a)))]
+
+
+def test_additions_are_joined_whichever_side_the_convolution_is_on() -> None:
+    torch.manual_seed(0)
+    plain = disturb(Residuals())
+    fused = fuse_module(copy.deepcopy(plain))
+    assert_same(plain, fused, torch.randn(2, 3, 9, 7))
+    assert count(fused, ConvRelu) == 4
+
+
+class Counting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if int(x.abs().sum()) % 2 else x * 3
+
+
+class Partly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.counting = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()), Counting()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.counting(self.stem(x))]
+
+
+def test_code_that_depends_on_the_data_runs_as_it_is() -> None:
+    plain = disturb(Partly())
+    fused = fuse_module(copy.deepcopy(plain))
+    assert count(fused, ConvRelu) == count(fused, Counting) == 1
+    for seed in range(4):
+        assert_same(plain, fused, torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed)))
+    assert isinstance(fuse_module(Counting()), Counting)
+
+
+def test_the_runtime_detects_the_same(trained: Path) -> None:
+    images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    sizes = torch.tensor([[64, 96], [50, 64]])
+    plain = TorchRuntime.from_file(trained, postprocess=PostprocessConfig(), device="cpu")(images, sizes)
+    runtime = FusedRuntime.from_file(trained, postprocess=PostprocessConfig(), device="cpu")
+    fused = runtime(images, sizes)
+    assert plain.count.tolist() == fused.count.tolist()
+    torch.testing.assert_close(fused.scores, plain.scores, rtol=1e-4, atol=1e-5)
+    sure = slice(0, 5)  # further down, near ties may change places
+    torch.testing.assert_close(fused.boxes[:, sure], plain.boxes[:, sure], rtol=1e-4, atol=1e-2)
+    assert count(runtime.detector, ConvRelu) >= 12 + 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenetv2_100", "tf_efficientnet_lite0"])
+def test_half_precision_on_a_gpu(name: str) -> None:
+    plain = backbone(name).cuda()
+    images = torch.randn(2, 3, 128, 96, device="cuda")
+    fused = fuse_module(copy.deepcopy(plain)).half().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = plain(images)
+        found = fused(images.half().contiguous(memory_format=torch.channels_last))
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(two.float(), one, rtol=0.02, atol=0.02 * float(one.abs().max()))
+    joined = [part.joined for part in fused.modules() if isinstance(part, ConvRelu)]
+    assert all(joined)
