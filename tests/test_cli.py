@@ -10,7 +10,7 @@ from retinanet import cli
 
 TRAIN_OPTIONS = {
     *("images", "annotations", "val-images", "val-annotations"),
-    *("backbone", "width", "weights", "fine-tune", "anchor-scale"),
+    *("backbone", "width", "weights", "fine-tune", "norm", "freeze", "anchor-scale"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
     *("accumulate", "ema", "precision", "val-every", "seed", "device", "override"),

@@ -13,6 +13,7 @@ from retinanet.errors import UsageError
 
 Precision = Literal["bf16", "fp16", "fp32"]
 ExportPrecision = Literal["fp16", "fp32"]
+NormMode = Literal["frozen", "live"]
 
 DEFAULT_RESIZE = 800
 LONG_SIDE_RATIO = 1333 / 800
@@ -35,6 +36,10 @@ class ModelConfig:
     """Backbone weights: timm's 'pretrained' ones, a FILE, or 'none' (random)."""
     fine_tune: Path | None = None
     """Start from this model's weights; the classes may differ."""
+    norm: NormMode | None = None
+    """Batch norm: frozen as pretrained, or live (default: frozen, but live with --weights none)."""
+    freeze: int | None = None
+    """Keep the backbone as it is up to C1, C2 … C5; 0: all of it learns (default: 2, but 0 with --weights none)."""
     anchor_scale: float = 4.0
     """Side of a level's smallest anchor, in strides of that level."""
 
@@ -44,9 +49,25 @@ class ModelConfig:
             self.width >= 8 and self.width % 8 == 0,
             f"--width must be a multiple of 8, at least 8, but is {self.width}; the default is 256.",
         )
+        _require(self.freeze is None or 0 <= self.freeze <= 5, f"--freeze takes 0 to 5, but is {self.freeze}.")
+        _require(
+            self.learned or not self.freeze,
+            "--freeze keeps what a backbone has learned, but with --weights none it has learned nothing; "
+            "leave out one of the two.",
+        )
+        _require(
+            self.learned or self.norm != "frozen",
+            "--norm frozen keeps what a backbone has learned, but with --weights none it has learned nothing; "
+            "leave out one of the two.",
+        )
         _require(
             self.anchor_scale > 0, f"--anchor-scale must be positive, but is {self.anchor_scale}; the default is 4."
         )
+
+    @property
+    def learned(self) -> bool:
+        """Whether the backbone begins with weights that have learned something."""
+        return self.weights != "none" or self.fine_tune is not None
 
 
 @dataclass(frozen=True)

@@ -105,3 +105,59 @@ def test_fine_tuning_needs_a_model(train: Command, tmp_path: Path) -> None:
     assert done.code == 4
     assert "none.pth" in done.sentence
     assert not (tmp_path / "tuned.pth").exists()
+
+
+def frozen_parts(path: Path, before: Path) -> set[str]:
+    """The backbone's modules of which no value differs between two checkpoints."""
+    old, new = (checkpoint(model)["state_dict"] for model in (before, path))
+    body = [name for name in old if name.startswith("backbones.0.body.")]
+    part = {name: name.removeprefix("backbones.0.body.").split(".")[0] for name in body}
+    moved = {part[name] for name in body if not torch.equal(old[name], new[name])}
+    return set(part.values()) - moved
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"conv1", "bn1", "layer1"}),
+        ({"freeze": 1}, {"conv1", "bn1"}),
+        ({"freeze": 0}, set()),
+        ({"norm": "frozen", "freeze": 0}, {"bn1"}),
+    ],
+)
+def test_first_stages_and_norms_stay_as_they_were(
+    train: Command, trained: Path, tmp_path: Path, options: dict, expected: set[str]
+) -> None:
+    new = {"backbone": None, "width": None, "weights": None, "fine_tune": trained}
+    assert train(tmp_path / "tuned.pth", **new, **options, iters=2, lr=0.01).code == 0
+    assert frozen_parts(tmp_path / "tuned.pth", trained) == expected
+    assert train(tmp_path / "tuned.pth", **new, **options, iters=3, lr=0.01).code == 0
+    other = train(tmp_path / "tuned.pth", **new, **{**options, "freeze": 3}, iters=4)
+    assert other.code == 2
+    assert "--freeze" in other.sentence
+
+
+@pytest.mark.parametrize("options", [{"freeze": 1}, {"freeze": 6, "weights": "pretrained"}, {"norm": "frozen"}])
+def test_nothing_that_has_not_learned_is_frozen(train: Command, tmp_path: Path, options: dict) -> None:
+    done = train(tmp_path / "model.pth", **options)
+    assert done.code == 2
+    assert f"--{next(iter(options))}" in done.sentence
+
+
+def test_batch_norm_may_be_live_with_learned_weights(train: Command, trained: Path, tmp_path: Path) -> None:
+    weights = {
+        name.removeprefix("backbones.0.body."): value
+        for name, value in checkpoint(trained)["state_dict"].items()
+        if name.startswith("backbones.0.body.")
+    }
+    torch.save(weights, tmp_path / "backbone.pth")
+    for norm in ("live", "frozen", None):
+        path = tmp_path / f"{norm}.pth"
+        assert train(path, weights=tmp_path / "backbone.pth", norm=norm, iters=2).code == 0
+        content = checkpoint(path)
+        assert content["record"]["backbones"][0]["norm"] == (norm or "frozen")
+        moved = not torch.equal(
+            content["state_dict"]["backbones.0.body.layer4.0.bn1.running_mean"], weights["layer4.0.bn1.running_mean"]
+        )
+        assert moved == (norm == "live")
+        assert torch.equal(content["state_dict"]["backbones.0.body.bn1.running_mean"], weights["bn1.running_mean"])

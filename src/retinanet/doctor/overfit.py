@@ -76,8 +76,15 @@ def overfit(data: CocoData, usable: list[int], config: DataConfig, anchor_scale:
     device = choose_device(None)
     tune(device)
     torch.manual_seed(seed)
-    sizes = {"resize": resize, "max_size": max_size}
-    record = create_record(data.classes, (BACKBONE,), width=WIDTH, weights="none", anchor_scale=anchor_scale, **sizes)
+    record = create_record(
+        data.classes,
+        (BACKBONE,),
+        width=WIDTH,
+        weights="none",
+        anchor_scale=anchor_scale,
+        resize=resize,
+        max_size=max_size,
+    )
     network = create_network(record, "none").to(device).to(memory_format=torch.channels_last).train()
     torch.set_flush_denormal(True)  # numbers that dwindle so far make a CPU ten times slower
     losses = _train(network, batch)

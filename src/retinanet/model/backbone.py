@@ -10,8 +10,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from retinanet.config import NormMode
 from retinanet.errors import UsageError
-from retinanet.model.record import BackboneRecord, NormMode
+from retinanet.model.record import BackboneRecord
+from retinanet.model.stages import early_parameters
 from retinanet.preprocess import normalise
 
 REDUCTIONS = (8, 16, 32)
@@ -79,11 +81,28 @@ class Backbone(nn.Module):
         features: list[Tensor] = self.body(self.normalise(images, image_sizes, self.mean, self.std))
         return [feature.permute(0, 3, 1, 2) for feature in features] if self._channels_last else features
 
+    def freeze(self, stages: int) -> None:
+        """Let nothing learn that C1…C`stages` (0…5) are made from: it runs without autograd, its batch norm as it is.
+
+        C_n is the feature map at 1 / 2^n of the image: 1 is a ResNet's stem, 2 its first stage too.
+        """
+        early = early_parameters(self.record.name, stages)
+        for name, parameter in self.body.named_parameters():
+            if name in early:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def share_of(self, stages: int) -> float:
+        """The share, 0…1, of the backbone's weights that C1…C`stages` are made from."""
+        early = early_parameters(self.record.name, stages)
+        sizes: dict[str, int] = {name: parameter.numel() for name, parameter in self.body.named_parameters()}
+        return sum(size for name, size in sizes.items() if name in early) / sum(sizes.values())
+
     def train(self, mode: bool = True) -> Backbone:
-        """As `nn.Module.train`, but frozen batch norm keeps using its statistics."""
+        """As `nn.Module.train`, but batch norm that is frozen keeps using its statistics."""
         super().train(mode)
-        if self.record.norm == "frozen":
-            for norm in self._batch_norms():
+        for norm in self._batch_norms():
+            if self.record.norm == "frozen" or (norm.affine and not norm.weight.requires_grad):
                 norm.eval()
         return self
 

@@ -14,13 +14,14 @@ import timm
 import torch
 from torch import Tensor
 
+from retinanet.config import NormMode
 from retinanet.errors import ModelError, UsageError
 from retinanet.files import atomic_write
 from retinanet.model.anchors import cell_anchors
-from retinanet.model.backbone import Backbone, describe_backbone
+from retinanet.model.backbone import describe_backbone
 from retinanet.model.backbone_weights import NONE, PRETRAINED, load_backbone_weights
 from retinanet.model.network import RetinaNet
-from retinanet.model.record import ModelRecord, NormMode
+from retinanet.model.record import ModelRecord
 from retinanet.types import ClassMap
 
 FORMAT = "retinanet checkpoint"
@@ -109,13 +110,15 @@ def create_record(
     anchor_scale: float,
     resize: int,
     max_size: int,
+    norm: NormMode | None = None,
 ) -> ModelRecord:
     """The record of a new model.
 
     `backbones` are names of timm or aliases, `weights` as for `create_network` (batch norm is frozen unless they are
-    `none`), an anchor's smallest side is `anchor_scale` strides, sizes are in pixels. Raises `UsageError`.
+    `none`, or `norm` says otherwise), an anchor's smallest side is `anchor_scale` strides, sizes are in pixels. Raises
+    `UsageError`.
     """
-    norm: NormMode = "live" if weights == NONE else "frozen"
+    norm = norm or ("live" if weights == NONE else "frozen")
     return ModelRecord(
         classes=classes,
         backbones=tuple(describe_backbone(name, norm) for name in backbones),
@@ -137,8 +140,7 @@ def create_network(record: ModelRecord, weights: str) -> RetinaNet:
             "give --weights pretrained or none."
         )
     network = RetinaNet(record)
-    for backbone in network.backbones:
-        assert isinstance(backbone, Backbone)
+    for backbone in network.members:
         load_backbone_weights(backbone, weights)
     return network
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,11 @@ class RetinaNet(nn.Module):
             for stride, feature in zip(nominal, pyramid, strict=True)
         )
         return HeadOutputs(self.class_head(pyramid), self.box_head(pyramid), strides)
+
+    @property
+    def members(self) -> list[Backbone]:
+        """The backbones, as what they are."""
+        return cast(list[Backbone], list(self.backbones))
 
     def anchors(self, outputs: HeadOutputs) -> Tensor:
         """All anchors `[M, 4]` behind `outputs`, on the canvas, level by level in (row, column, anchor) order."""

@@ -9,11 +9,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from retinanet.config import NormMode
 from retinanet.errors import ModelError
 from retinanet.types import ClassMap
 
 RECORD_VERSION = 1
-NormMode = Literal["frozen", "live"]
 StrideRule = Literal["nominal", "grid"]
 P6Source = Literal["p5", "c5"]
 HeadNorm = Literal["none", "group"]

@@ -21,11 +21,12 @@ from retinanet.model.checkpoint import (
 )
 from retinanet.model.network import RetinaNet
 from retinanet.model.record import ModelRecord
+from retinanet.train.freezing import freeze_stages
 from retinanet.train.step import TrainStep
 from retinanet.types import ClassMap
 
 _OPTION_OF = {
-    **{"backbones": "--backbone or --weights", "width": "--width", "cell_anchors": "--anchor-scale"},
+    **{"backbones": "--backbone, --weights or --norm", "width": "--width", "cell_anchors": "--anchor-scale"},
     **{"resize": "--resize", "max_size": "--max-size"},
 }
 """Which option decides a field of a new model's record; other fields differ only in what was fine-tuned."""
@@ -102,14 +103,17 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
     if path.exists() and not train.override:
         return _resume(path, classes, model, data, train)
     if model.fine_tune is not None:
-        network = _fine_tuned(load_checkpoint(model.fine_tune), classes, data)
+        network = _fine_tuned(load_checkpoint(model.fine_tune), classes, model, data)
     else:
         network = create_network(_new_record(classes, model, data), model.weights)
-    return Session(path, network, _settings(data, train))
+    return Session(path, network, _settings(network, model, data, train))
 
 
-def _settings(data: DataConfig, train: TrainConfig) -> dict[str, Any]:
-    return {"--batch": data.batch, "--optimizer": train.optimizer, "--ema": train.ema}
+def _settings(network: RetinaNet, model: ModelConfig, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
+    return {
+        **{"--batch": data.batch, "--optimizer": train.optimizer, "--ema": train.ema},
+        "--freeze": freeze_stages(network, model),
+    }
 
 
 def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig) -> ModelRecord:
@@ -121,12 +125,19 @@ def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig) -> Mode
         anchor_scale=model.anchor_scale,
         resize=data.resize,
         max_size=data.longest,
+        norm=model.norm,
     )
 
 
-def _fine_tuned(old: Checkpoint, classes: ClassMap, data: DataConfig) -> RetinaNet:
+def _of_old_record(old: ModelRecord, classes: ClassMap, model: ModelConfig, data: DataConfig) -> ModelRecord:
+    """What the options change in the record of a model that is fine-tuned."""
+    backbones = tuple(replace(backbone, norm=model.norm or backbone.norm) for backbone in old.backbones)
+    return replace(old, classes=classes, backbones=backbones, resize=data.resize, max_size=data.longest)
+
+
+def _fine_tuned(old: Checkpoint, classes: ClassMap, model: ModelConfig, data: DataConfig) -> RetinaNet:
     """The old model's architecture and weights, with this data's classes and sizes."""
-    record = replace(old.record, classes=classes, resize=data.resize, max_size=data.longest)
+    record = _of_old_record(old.record, classes, model, data)
     network = RetinaNet(record)
     network.load_state_dict(fine_tune_state(old, record))
     return network
@@ -148,8 +159,9 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
     if model.fine_tune is None:
         asked = _new_record(classes, model, data)
     else:  # the architecture came from elsewhere
-        asked = replace(found, resize=data.resize, max_size=data.longest)
-    settings = _settings(data, train)
+        asked = _of_old_record(found, classes, model, data)
+    network = build_network(checkpoint)
+    settings = _settings(network, model, data, train)
     differ = [field.name for field in fields(found) if getattr(found, field.name) != getattr(asked, field.name)]
     others = [_OPTION_OF.get(name, "--fine-tune") for name in differ]
     others += [option for option, value in settings.items() if state["settings"].get(option) != value]
@@ -158,7 +170,7 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
             f"{path} was trained with another {' and '.join(others)}: repeat the options of its first command to go "
             "on, or give --override to replace it."
         )
-    return Session(path, build_network(checkpoint), settings, step=state["step"], best=state["best"], resumed=state)
+    return Session(path, network, settings, step=state["step"], best=state["best"], resumed=state)
 
 
 def _summary(classes: ClassMap) -> str:
