@@ -24,6 +24,7 @@ EXPORT_OPTIONS = {
     *("size", "batch", "precision", "device", "verify-images"),
     *("threshold", "nms", "top-n", "detections"),
 }
+IMPORT_OPTIONS = {"annotations", "norm-eps", "odtk-anchors"}
 REPORT_OPTIONS = INFER_OPTIONS - {"draw"}
 DOCTOR_OPTIONS = {
     *("images", "annotations", "val-images", "val-annotations"),
@@ -38,6 +39,7 @@ DOCTOR_OPTIONS = {
         ("train", TRAIN_OPTIONS),
         ("infer", INFER_OPTIONS),
         ("export", EXPORT_OPTIONS),
+        ("import", IMPORT_OPTIONS),
         ("report", REPORT_OPTIONS),
         ("doctor", DOCTOR_OPTIONS),
     ],
@@ -69,6 +71,9 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["export", "m.pth", "m.onnx", "--batch", "4", "1", "8"], "--batch"),
         (["export", "m.pth", "m.onnx", "--size", "16", "64"], "--size"),
         (["export", "m.pth"], "OUT"),
+        (["import", "theirs.pth"], "MODEL"),
+        (["import", "theirs.pth", "m.pth", "--norm-eps", "-1"], "--norm-eps"),
+        (["import", "theirs.pth", "m.pth", "--odtk-anchors", "old"], "--odtk-anchors"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_and_exit_code_2(words: list[str], names: str) -> None:
@@ -93,7 +98,7 @@ def test_help_imports_no_heavy_package() -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    for command in ("train", "infer", "export", "report", "doctor"):
+    for command in ("train", "infer", "export", "import", "report", "doctor"):
         text = run(command, "--help").stdout
         for option in re.findall(r"^│[ *]*--([a-z-]+) [A-Z. ]*(.*)│$", text, flags=re.MULTILINE):
             assert option[1].strip(), f"--{option[0]} has no help"

@@ -9,7 +9,15 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from retinanet import __version__
-from retinanet.config import DataConfig, ExportConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
+from retinanet.config import (
+    DataConfig,
+    ExportConfig,
+    ImportConfig,
+    ModelConfig,
+    PostprocessConfig,
+    PredictConfig,
+    TrainConfig,
+)
 from retinanet.errors import DataError, RetinaNetError
 
 _flat = Parameter(name="*")
@@ -139,6 +147,28 @@ def export(
     from retinanet.export.run import run_export
 
     run_export(model, out, options, postprocess)
+
+
+@app.command(name="import")
+def import_(
+    file: Path,
+    model: Path,
+    /,
+    *,
+    options: Annotated[ImportConfig, _flat, Parameter(group=_model)] = ImportConfig(),
+) -> None:
+    """Make FILE, a checkpoint of torchvision or of NVIDIA's ODTK, a checkpoint of this program that detects the same.
+
+    Parameters
+    ----------
+    file
+        State dict of torchvision's retinanet_resnet50_fpn or retinanet_resnet50_fpn_v2, or checkpoint of ODTK.
+    model
+        Checkpoint to write, for `retinanet infer`, `retinanet export` and `--fine-tune`.
+    """
+    from retinanet.foreign.run import run_import
+
+    run_import(file, model, options)
 
 
 @app.command

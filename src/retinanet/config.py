@@ -226,6 +226,24 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class ImportConfig:
+    """What a foreign checkpoint does not say about itself."""
+
+    annotations: Path | None = None
+    """COCO JSON file whose categories name the classes (default: COCO's names where their number fits)."""
+    norm_eps: float | None = None
+    """Epsilon of torchvision's batch norm (default: 0 for its published COCO_V1 file of the first model, else 1e-5)."""
+    odtk_anchors: Literal["exact", "rounded"] = "exact"
+    """How ODTK made its anchors: exact since its version 0.2.1 of March 2020, rounded before."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.norm_eps is None or 0 <= self.norm_eps < 1,
+            f"--norm-eps must be at least 0 and below 1, but is {self.norm_eps}; torchvision's are 0 and 0.00001.",
+        )
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """What an exported detector is made for."""
 

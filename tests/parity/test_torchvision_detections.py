@@ -2,16 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
 from torchvision.models.detection import RetinaNet
-from torchvision.ops import box_iou
-from torchvision_twin import pictures, randomise, resnet18_retinanet, twin
+from torchvision_twin import detect, pictures, randomise, resnet18_retinanet, threshold_of_distinct_candidates, twin
 
 from retinanet.config import PostprocessConfig
 from retinanet.predict.detector import Detector
-
-CANDIDATES = 400
-"""So many of an image's scores pass the threshold: enough that suppression works hard, few enough to keep apart."""
 
 
 @pytest.mark.parametrize("canvas", [(512, 512), (800, 1344)])
@@ -46,21 +41,3 @@ def random_model(canvas: tuple[int, int], seed: int) -> RetinaNet:
     model.head.classification_head.cls_logits.weight.mul_(8)  # scores from near 0 to near 1
     model.transform.min_size, model.transform.max_size = (min(canvas),), max(canvas)  # so that it resizes nothing
     return model
-
-
-def detect(model: RetinaNet, image: Tensor, threshold: float, iou: float, detections: int) -> dict[str, Tensor]:
-    model.score_thresh, model.nms_thresh, model.detections_per_img = threshold, iou, detections
-    (found,) = model([image.float() / 255])
-    return found
-
-
-def threshold_of_distinct_candidates(model: RetinaNet, image: Tensor) -> float | None:
-    """None where two scores, or an overlap and 0.5, are so near that rounding could decide."""
-    everything = detect(model, image, 0.0, 1.0, 10_000)
-    best = everything["scores"].sort(descending=True).values[: CANDIDATES + 1]
-    threshold = float(best[-2:].mean())
-    passing = everything["scores"] > threshold
-    boxes, labels = everything["boxes"][passing], everything["labels"][passing]
-    overlaps = box_iou(boxes, boxes)[labels[:, None] == labels]
-    distinct = best.diff().abs().min() > 1e-7 and (overlaps - 0.5).abs().min() > 1e-5
-    return threshold if distinct else None

@@ -1,30 +1,22 @@
 """Our network with the record and the weights of a torchvision RetinaNet: what the parity tests compare."""
 
-import re
-
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection, resnet18
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from retinanet.foreign.torchvision import rename
 from retinanet.model.network import RetinaNet
 from retinanet.model.record import BackboneRecord, ModelRecord
 from retinanet.types import ClassMap
 
 CLASSES = 6
-RENAMED = (
-    (r"backbone\.body\.", "backbones.0.body."),
-    (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"pyramids.0.lateral.\1."),
-    (r"backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"pyramids.0.output.\1."),
-    (r"backbone\.fpn\.extra_blocks\.", "pyramids.0."),
-    (r"head\.classification_head\.conv\.", "class_head.tower."),
-    (r"head\.classification_head\.cls_logits\.", "class_head.predict."),
-    (r"head\.regression_head\.conv\.", "box_head.tower."),
-    (r"head\.regression_head\.bbox_reg\.", "box_head.predict."),
-)
+CANDIDATES = 400
+"""At most so many of an image's scores pass the threshold: suppression works hard, and they still lie apart."""
 
 
 def resnet18_retinanet(width: int) -> detection.RetinaNet:
@@ -50,7 +42,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 def twin(model: detection.RetinaNet, backbone: str) -> RetinaNet:
     """Our network for a torchvision `model` whose backbone timm calls `backbone`."""
-    state = {_renamed(name): value for name, value in model.state_dict().items()}
+    state = rename(model.state_dict())
     width = model.head.classification_head.cls_logits.in_channels
     record = ModelRecord(
         classes=ClassMap(tuple(range(CLASSES)), tuple(f"class {index}" for index in range(CLASSES))),
@@ -67,12 +59,6 @@ def twin(model: detection.RetinaNet, backbone: str) -> RetinaNet:
     network = RetinaNet(record)
     network.load_state_dict(state)
     return network.eval()
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in RENAMED:
-        name = re.sub(f"^{pattern}", replacement, name)
-    return name
 
 
 def pictures(sizes: list[tuple[int, int]], canvas: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -107,3 +93,24 @@ def flat(levels: tuple[Tensor, ...], channels: int) -> Tensor:
     return torch.cat(
         [level.unflatten(1, (-1, channels)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels], dim=1
     )
+
+
+def detect(
+    model: detection.RetinaNet, image: Tensor, threshold: float, iou: float, detections: int
+) -> dict[str, Tensor]:
+    model.score_thresh, model.nms_thresh, model.detections_per_img = threshold, iou, detections
+    (found,) = model([image.float() / 255])
+    return found
+
+
+def threshold_of_distinct_candidates(model: detection.RetinaNet, image: Tensor) -> float | None:
+    """None where two scores, or an overlap and 0.5, are so near that rounding could decide."""
+    everything = detect(model, image, 0.0, 1.0, 10_000)
+    best = everything["scores"].sort(descending=True).values[: CANDIDATES + 1]
+    cut = int(best.diff()[CANDIDATES - 100 :].argmin()) + CANDIDATES - 100  # the widest gap of the last hundred
+    threshold = float(best[cut : cut + 2].mean())
+    passing = everything["scores"] > threshold
+    boxes, labels = everything["boxes"][passing], everything["labels"][passing]
+    overlaps = box_iou(boxes, boxes)[labels[:, None] == labels]
+    distinct = best[: cut + 1].diff().abs().min() > 1e-7 and (overlaps - 0.5).abs().min() > 1e-5
+    return threshold if distinct else None
