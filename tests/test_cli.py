@@ -13,7 +13,8 @@ TRAIN_OPTIONS = {
     *("backbone", "width", "weights", "fine-tune", "norm", "freeze", "anchor-scale"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
-    *("accumulate", "ema", "precision", "val-every", "seed", "device", "override"),
+    *("accumulate", "ema", "precision", "val-every", "seed", "device", "devices", "max-restarts", "save-every"),
+    *("override",),
 }
 INFER_OPTIONS = {
     *("images", "annotations", "output", "draw"),
@@ -65,6 +66,9 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--width", "3"], "--width"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--jitter", "64", "32"], "--jitter"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--milestones", "0.9", "0.5"], "--milestones"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--devices", "0"], "--devices"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--max-restarts", "-1"], "--max-restarts"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--save-every", "-1"], "--save-every"),
         (["infer", "m.pth", "--images", "a", "--threshold", "0"], "--threshold"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--optimizer", "adam"], "--optimizer"),
         (["infer", "m.pth", "--images", "a", "--canvas", "64", "100"], "--canvas"),

@@ -85,7 +85,7 @@ class DataConfig:
     batch: int = 16
     """Images a step, over all devices."""
     workers: int | None = None
-    """Processes that read images (default: one a core, at most 16)."""
+    """Processes that read images, for each device (default: the cores shared among them, at most 16)."""
 
     def __post_init__(self) -> None:
         _require(self.resize >= 32, f"--resize must be at least 32 pixels, but is {self.resize}.")
@@ -142,7 +142,13 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
     device: str | None = None
-    """cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
+    """cuda, cuda:1, cpu … (default: GPUs where there are any)."""
+    devices: int | None = None
+    """GPUs, or processes on a CPU, that train together (default: every GPU; one process on a CPU)."""
+    max_restarts: int = 2
+    """How often a run on several devices begins again from its last checkpoint when one of its processes dies."""
+    save_every: float = 10.0
+    """Minutes between checkpoints; each validation, the end and an interruption write one too."""
     override: bool = False
     """Start anew where MODEL exists, in place of resuming it."""
 
@@ -163,6 +169,9 @@ class TrainConfig:
         _require(
             self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, but is {self.ema}; take 0.9998."
         )
+        _require(self.devices is None or self.devices >= 1, f"--devices must be at least 1, but is {self.devices}.")
+        _require(self.max_restarts >= 0, f"--max-restarts must be at least 0, but is {self.max_restarts}.")
+        _require(self.save_every >= 0, f"--save-every takes minutes, 0 or more, but is {self.save_every}.")
         _require(self.val_every >= 1, f"--val-every must be at least 1, but is {self.val_every}.")
         _require(
             self.weight_decay is None or self.weight_decay >= 0,

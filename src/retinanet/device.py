@@ -45,11 +45,14 @@ def tune(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def choose_workers(workers: int | None) -> int:
-    """Processes that read images: as asked, or one for each core that this process may use, at most `MAX_WORKERS`."""
+def choose_workers(workers: int | None, sharing: int = 1) -> int:
+    """Processes that read images: as asked, or one for each core that this process may use, at most `MAX_WORKERS`.
+
+    `sharing` processes like this one share the cores.
+    """
     if workers is not None:
         return workers
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    return min(max(1, len(os.sched_getaffinity(0)) // sharing), MAX_WORKERS)
 
 
 def choose_precision(precision: Precision | None, device: torch.device, *, on_gpu: Precision) -> Precision:

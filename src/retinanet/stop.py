@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class StopRequest:
-    """Inside its context, `requested` turns true at the first SIGINT or SIGTERM; the next one acts as usual."""
+    """Inside its context, `requested` turns true at the first SIGINT or SIGTERM; the next one acts as usual.
+
+    One rank of several takes every signal for the same request (`repeated`): it may reach a rank by itself, with its
+    whole process group and from the launcher, once or thrice. To stop at once is then the launcher's work.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeated: bool = False) -> None:
         self.requested = False
+        self._repeated = repeated
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -27,8 +34,18 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if not self._repeated:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+def resume_command() -> str:
+    """The end of a sentence that says how to go on: the command that was given, without --override."""
+    words = sys.argv[1:]
+    if words[:1] != ["train"]:  # called from Python
+        return "give the same command to go on."
+    again = [word for word in words if not word.startswith("--override")]
+    return f"give the same command to go on: retinanet {shlex.join(again)}"

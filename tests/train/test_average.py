@@ -13,7 +13,7 @@ from step_cases import make_step, poison, state_of
 
 from command_line import Command, Shapes, assert_same, checkpoint
 from retinanet.predict.predictor import load
-from retinanet.train.run import Validation
+from retinanet.train.validation import Validation
 from retinanet.types import Batch
 
 
@@ -66,9 +66,9 @@ def test_the_average_is_what_is_validated_and_kept(
 ) -> None:
     judged = []
 
-    def keep(validation: Validation):
+    def keep(validation: Validation, stopped):
         judged.append(OrderedDict((k, v.clone()) for k, v in validation.network.state_dict().items()))
-        return judge(validation)
+        return judge(validation, stopped)
 
     judge = Validation.__call__
     monkeypatch.setattr(Validation, "__call__", keep)

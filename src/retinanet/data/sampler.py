@@ -26,9 +26,10 @@ class BatchPlan:
     epoch: int
 
     def for_rank(self, rank: int, world: int) -> BatchPlan:
-        """This rank's slice, N / world slots; blanks, which stand at the end, are spread over the ranks."""
-        assert len(self.indices) % world == 0
-        return BatchPlan(self.canvas, self.indices[rank::world], self.epoch)
+        """This rank's slice, N / world slots, rounded up; blanks, which stand at the end, are spread over the ranks."""
+        missing = -len(self.indices) % world
+        slots = np.append(self.indices, np.full(missing, BLANK, self.indices.dtype))
+        return BatchPlan(self.canvas, slots[rank::world], self.epoch)
 
 
 class TrainPlan:
@@ -59,11 +60,22 @@ class TrainPlan:
 
 
 class PredictPlan:
-    """Every image once, in order, one canvas after the other; the last batch of each is filled with blanks."""
+    """Every image once, in order, one canvas after the other; the last batch of each is filled with blanks.
 
-    def __init__(self, canvas_of_image: np.ndarray, canvases: Sequence[tuple[int, int]], batch: int) -> None:
+    Of several ranks each takes whole batches, in turn: no image is seen twice, and some have one batch less.
+    """
+
+    def __init__(
+        self,
+        canvas_of_image: np.ndarray,
+        canvases: Sequence[tuple[int, int]],
+        batch: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self._canvases = tuple(canvases)
-        self._canvas, self._indices = _lay_out(np.arange(len(canvas_of_image)), canvas_of_image, batch)
+        canvas, indices = _lay_out(np.arange(len(canvas_of_image)), canvas_of_image, batch)
+        self._canvas, self._indices = canvas[rank::world], indices[rank::world]
         self.steps_per_epoch = len(self._indices)
 
     def batch(self, step: int) -> BatchPlan:

@@ -39,7 +39,8 @@ class TorchLoader:
     prepared as for prediction. `total_steps` counts from the run's start and is one epoch by default.
 
     An image that can't be used becomes a blank slot and is listed in `broken`, path → what is wrong with it. Iterating
-    raises `DataError` when not one image could be used in an epoch's worth of steps, or to the end.
+    raises `DataError` when not one image could be used in an epoch's worth of steps, or to the end; but not for one
+    rank of several (`shared`), whose share alone says little.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class TorchLoader:
         total_steps: int | None = None,
         rank: int = 0,
         world: int = 1,
+        shared: bool = False,
     ) -> None:
         self.broken: dict[str, str] = {}
+        self._shared = shared or world > 1
         self._plan = plan
         self._batches = DataLoader(
             _BatchMaker(data, plan, resize, max_size, augment, seed, rank, world),
@@ -77,7 +80,7 @@ class TorchLoader:
         for done, (batch, broken) in enumerate(self._batches, start=1):
             self.broken.update(broken)
             usable += int((batch.image_sizes[:, 0] > 0).sum())
-            if not usable and self.broken and done in (self._plan.steps_per_epoch, len(self)):
+            if not (usable or self._shared) and self.broken and done in (self._plan.steps_per_epoch, len(self)):
                 first = next(iter(self.broken.values()))
                 raise DataError(f"None of the {len(self.broken)} images could be used; the first: {first}")
             yield batch
@@ -135,6 +138,7 @@ def _as_it_is(item: T) -> T:
 
 
 def ignore_interrupt(worker: int) -> None:
-    """For `worker_init_fn` of a data loader: leave Ctrl-C to the main process."""
-    # Ctrl-C reaches the workers too; the main process saves its work and ends them.
+    """For `worker_init_fn` of a data loader: leave Ctrl-C and SIGTERM to the main process."""
+    # Terminals and job schedulers send them to the workers too; the main process saves its work and ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -27,21 +27,21 @@ DRAWN_SCORE = 0.3
 
 
 def predict_dataset(
-    predictor: Predictor, data: CocoData, *, workers: int, title: str
+    predictor: Predictor, data: CocoData, *, workers: int, title: str, rank: int = 0, world: int = 1
 ) -> Iterator[tuple[Tensor, Detections]]:
     """Image ids `[N]` (-1: blank slot) and detections in original pixels of each batch; every image comes once.
 
-    Progress and unreadable images are told on stderr.
+    Of `world` ranks, each takes its share of the batches. Unreadable images are told on stderr, progress is by rank 0.
 
     Raises:
-        DataError: no image can be read.
+        DataError: no image can be read (by the only rank; a share of several may hold none).
     """
     canvas_of_image, canvases = predictor.group_by_canvas(data.sizes)
-    plan = PredictPlan(canvas_of_image, canvases, predictor.batch)
-    loader = TorchLoader(data, plan, predictor.resize, predictor.max_size, workers=workers)
+    plan = PredictPlan(canvas_of_image, canvases, predictor.batch, rank, world)
+    loader = TorchLoader(data, plan, predictor.resize, predictor.max_size, workers=workers, shared=world > 1)
     console = Console(stderr=True, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=len(data))
+    with Progress(console=console, transient=True, disable=rank > 0 or not console.is_terminal) as progress:
+        task = progress.add_task(title, total=len(data) // world)
         for batch in loader:
             yield batch.image_ids, predictor.run(batch)
             progress.update(task, advance=int((batch.image_ids >= 0).sum()))

@@ -23,13 +23,14 @@ MAX_BAD_STEPS = 10
 class TrainLog:
     """Collects losses on the device, reads them every `EVERY` steps, shows and keeps them.
 
-    Raises RetinaNetError after `MAX_BAD_STEPS` bad steps in a row.
+    Without a file it is silent: one rank speaks for all. Raises RetinaNetError after `MAX_BAD_STEPS` bad steps in a
+    row.
     """
 
-    def __init__(self, file: MetricsFile, *, start_step: int, total_steps: int, device: torch.device) -> None:
+    def __init__(self, file: MetricsFile | None, *, start_step: int, total_steps: int, device: torch.device) -> None:
         self.file = file
         self.total_steps = total_steps
-        self.console = Console(stderr=True, soft_wrap=True)
+        self.console = Console(stderr=True, soft_wrap=True, quiet=file is None)
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -39,7 +40,7 @@ class TrainLog:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=file is None or not self.console.is_terminal,
         )
         self.task = self.progress.add_task("train", total=total_steps, completed=start_step, state="starting")
         self.sums = torch.zeros(3, device=device)  # class loss, box loss, good steps
@@ -76,8 +77,12 @@ class TrainLog:
 
     def validation(self, done: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Keep the 12 numbers of a validation after step `done`."""
-        self.file.append({"step": done, "epoch": epoch, **{name: f"{metrics[name]:.6f}" for name in METRICS}})
+        self._keep({"step": done, "epoch": epoch, **{name: f"{metrics[name]:.6f}" for name in METRICS}})
         self.since = time.monotonic()  # the pause does not count against the next rate
+
+    def _keep(self, row: Mapping[str, object]) -> None:
+        if self.file is not None:
+            self.file.append(row)
 
     def _report(self, done: int, epoch: int, learning_rate: float) -> None:
         class_sum, box_sum, good, _, longest = torch.cat([self.sums, self.streak]).tolist()
@@ -85,7 +90,7 @@ class TrainLog:
         rate = self.images / max(now - self.since, 1e-9)
         self.skipped += self.steps - round(good)
         class_loss, box_loss = class_sum / max(good, 1), box_sum / max(good, 1)
-        self.file.append(
+        self._keep(
             {
                 **{"step": done, "epoch": epoch, "class_loss": f"{class_loss:.6f}", "box_loss": f"{box_loss:.6f}"},
                 **{"learning_rate": f"{learning_rate:.3g}", "images_per_second": f"{rate:.1f}"},

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from retinanet.errors import Interrupted
+from retinanet.errors import DataError, Interrupted
 from retinanet.evaluate import Metrics
-from retinanet.stop import StopRequest
+from retinanet.stop import StopRequest, resume_command
+from retinanet.train.distributed import Tally, world_size
 from retinanet.train.log import TrainLog
 from retinanet.train.session import Session
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch
-
-SAVE_EVERY_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,12 @@ class Course:
     steps_per_epoch: int
     rate: Callable[[int], float]
     """Learning rate of a step."""
-    validate: Callable[[], Metrics] | None
+    validate: Callable[[Callable[[], bool]], Metrics | None] | None
+    """Gives None when the function that it is given says that the run is to stop."""
     validate_every: int
     """Epochs between validations."""
+    save_every: float
+    """Seconds between checkpoints."""
 
     def validates_after(self, done: int) -> bool:
         """Whether a validation follows step number `done`."""
@@ -39,36 +41,60 @@ class Course:
 def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], course: Course, log: TrainLog) -> None:
     """Take every step of `batches`, which start at `session.step`.
 
+    What ranks decide is decided by numbers that all of them have: they leave the loop after the same step.
+
     Raises:
         Interrupted: a first Ctrl-C or SIGTERM came; the step it fell into is finished and saved.
+        DataError: not one image of an epoch could be used.
         RetinaNetError: losses stay non-finite.
     """
     saved_at = time.monotonic()
-    with StopRequest() as stop, log:
+    usable = steps = 0
+    with StopRequest(repeated=world_size() > 1) as stop, log:
+        if session.validation_due and course.validate is not None:
+            _validate(session, step, course, log, stop)
         for batch in batches:
             rate = course.rate(session.step)
             epoch = session.step // course.steps_per_epoch
+            tally = Tally(f"step {session.step + 1}", int((batch.image_ids >= 0).sum()), int(stop.requested))
             losses = step(batch, rate)
+            images, stops = tally.read()
+            usable, steps = usable + images, steps + 1
+            if not usable and steps == course.steps_per_epoch:
+                raise DataError("None of the images of an epoch could be used; see the list of problems beside MODEL.")
             session.step += 1
-            log.step(session.step, epoch, losses, rate, int((batch.image_ids >= 0).sum()))
-            if stop.requested:
+            log.step(session.step, epoch, losses, rate, images)
+            if world_size() == 1:
+                stops = int(stop.requested)  # also what came during the step
+            if stops:
                 session.save(step)
-                raise Interrupted(
-                    f"Stopped after step {session.step} of {course.total_steps}, saved as {session.path}: "
-                    "give the same command to go on."
-                )
+                raise _interrupted(session, course)
             if course.validates_after(session.step):
-                _validate(session, step, course, log, epoch)
-            elif session.step < course.total_steps and time.monotonic() - saved_at < SAVE_EVERY_SECONDS:
+                _validate(session, step, course, log, stop)
+            elif session.step < course.total_steps and time.monotonic() - saved_at < course.save_every:
                 continue
-            session.save(step)
+            else:
+                session.save(step)
             saved_at = time.monotonic()
 
 
-def _validate(session: Session, step: TrainStep, course: Course, log: TrainLog, epoch: int) -> None:
+def _validate(session: Session, step: TrainStep, course: Course, log: TrainLog, stop: StopRequest) -> None:
     assert course.validate is not None
-    metrics = course.validate()
+    session.validation_due = True
+    session.save(step)  # whatever happens meanwhile
+    metrics = course.validate(lambda: stop.requested)
+    if metrics is None:
+        raise _interrupted(session, course)
+    epoch = (session.step - 1) // course.steps_per_epoch
     log.say(metrics.table())
     log.validation(session.step, epoch, metrics.as_dict())
+    session.validation_due = False
     if session.save_best(step, metrics.AP):
         log.say(f"Best AP so far: {metrics.AP:.3f}, saved as {session.best_path}")
+    session.save(step)
+
+
+def _interrupted(session: Session, course: Course) -> Interrupted:
+    return Interrupted(
+        f"Stopped after step {session.step} of {course.total_steps}, saved as {session.path}: {resume_command()}"
+    )

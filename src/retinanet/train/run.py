@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from retinanet.config import DataConfig, ModelConfig, PostprocessConfig, PredictConfig, TrainConfig
+from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
 from retinanet.data.classes import require_same_classes
 from retinanet.data.coco import read_annotations
 from retinanet.data.sampler import TrainPlan
 from retinanet.data.torch_loader import TorchLoader
-from retinanet.device import choose_device, choose_precision, choose_workers, tune
-from retinanet.errors import UsageError
-from retinanet.evaluate.coco import Metrics, evaluate
+from retinanet.device import choose_precision, choose_workers, tune
+from retinanet.errors import DataError, Interrupted, UsageError
 from retinanet.files import require_writable
 from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
-from retinanet.predict.dataset import collect_results, tell_dropped_images
-from retinanet.predict.predictor import Predictor
-from retinanet.predict.results import Results
-from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.predict.dataset import tell_dropped_images
 from retinanet.preprocess import group_by_canvas
 from retinanet.report.run import report_training
 from retinanet.train.average import WeightAverage
+from retinanet.train.distributed import (
+    barrier,
+    gather_broken,
+    is_main,
+    rank,
+    require_same,
+    share_weights,
+    synchronise_batch_norm,
+    world_size,
+)
+from retinanet.train.launch import launch
 from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
 from retinanet.train.optim import build_optimizer, learning_rate, peak_rate
 from retinanet.train.problems import ProblemReport
-from retinanet.train.session import open_session
+from retinanet.train.ranks import count_devices, device_of_rank, joined, local_world_size, started_by_launcher
+from retinanet.train.session import open_session, tell_other_devices
 from retinanet.train.step import TrainStep
+from retinanet.train.validation import Validation
 
 
 def run_training(
@@ -60,22 +69,48 @@ def run_training(
             f"--accumulate must divide --batch ({data_config.batch}) into equal parts, "
             f"but is {train_config.accumulate}."
         )
-    device = choose_device(train_config.device)
+    arguments: dict[str, Any] = {
+        **{"images": images, "annotations": annotations, "val_images": val_images, "val_annotations": val_annotations},
+        **{"model_config": model_config, "data_config": data_config, "train_config": train_config},
+    }
+    if not started_by_launcher():
+        devices = count_devices(train_config)
+        if devices > 1:
+            launch(run_training, path, arguments, devices)
+            return
+    device = device_of_rank(train_config)
     tune(device)
+    with joined(device):
+        _train(path, device, **arguments)
+
+
+def _train(
+    path: Path,
+    device: torch.device,
+    *,
+    images: Path,
+    annotations: Path,
+    val_images: Path | None,
+    val_annotations: Path | None,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+) -> None:
+    """The part of one rank, or of the only process."""
     data, held_out = _annotations(images, annotations, val_images, val_annotations)
     assert data.classes is not None
-
     session = open_session(path, data.classes, model_config, data_config, train_config)
-    network = session.network.to(device).to(memory_format=torch.channels_last).train()
     plan = training_plan(data, data_config, train_config.seed)
     total_steps = train_config.iters or train_config.epochs * plan.steps_per_epoch
-    if session.step >= total_steps:
-        print(
-            f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.",
-            file=sys.stderr,
-        )
+    require_same("model, data and options", (session.step, total_steps, len(data), data.classes.names))
+    if session.step >= total_steps and not (held_out and session.validation_due):
+        _say(f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.")
         return
+    network = session.network.to(device)
+    share_weights(network)
+    network = synchronise_batch_norm(network).to(memory_format=torch.channels_last).train()
     step = _training_step(network, data_config, train_config, device)
+    _say(tell_other_devices(session, data_config.batch))
     session.restore(step)
     loader = TorchLoader(
         data,
@@ -83,10 +118,12 @@ def run_training(
         data_config.resize,
         data_config.longest,
         Augment(data_config.flip, data_config.jitter),
-        workers=choose_workers(data_config.workers),
+        workers=choose_workers(data_config.workers, sharing=local_world_size()),
         seed=train_config.seed,
         start_step=session.step,
         total_steps=total_steps,
+        rank=rank(),
+        world=world_size(),
     )
     peak = peak_rate(train_config, data_config.batch)
     judged = step.average.network if step.average else network
@@ -97,16 +134,31 @@ def run_training(
         rate=partial(learning_rate, train_config, peak, total_steps=total_steps),
         validate=validation,
         validate_every=train_config.val_every,
+        save_every=60 * train_config.save_every,
     )
-    metrics = MetricsFile(path, start_step=session.step)
-    problems = ProblemReport(path, data)
+    metrics = MetricsFile(path, start_step=session.step) if is_main() else None
+    problems = ProblemReport(path, data) if is_main() else None
     log = TrainLog(metrics, start_step=session.step, total_steps=total_steps, device=device)
+    together = False  # whether all ranks leave the loop here
     try:
         train_loop(session, step, loader, course, log)
+        together = True
+    except (Interrupted, DataError):
+        together = True
+        raise
     finally:
-        problems.add_images(loader.broken)
-    if validation and validation.results is not None:
+        broken = gather_broken(loader.broken) if together else loader.broken
+        if problems:
+            problems.add_images(broken)
+        if together:
+            barrier("the list of problems")  # a launcher ends all ranks once the first one ends
+    if is_main() and validation and validation.results is not None:
         report_training(path, validation.data, validation.results)
+
+
+def _say(sentence: str | None) -> None:
+    if sentence and is_main():
+        print(sentence, file=sys.stderr)
 
 
 def _training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, device: torch.device) -> TrainStep:
@@ -136,7 +188,8 @@ def _annotations(
     held_out = read_annotations(val_annotations, val_images)
     assert data.classes is not None
     require_same_classes(held_out, data.classes)
-    tell_dropped_images(held_out)
+    if is_main():
+        tell_dropped_images(held_out)
     return data, held_out
 
 
@@ -144,25 +197,3 @@ def training_plan(data: CocoData, config: DataConfig, seed: int) -> TrainPlan:
     """Canvases chosen from the data's sizes, and who is in which batch."""
     canvas_of_image, canvases = group_by_canvas(data.sizes, config.resize, config.longest)
     return TrainPlan(canvas_of_image, canvases, config.batch, seed)
-
-
-@dataclass
-class Validation:
-    """Called, it gives COCO's metrics of the network as it stands, which goes on in training mode."""
-
-    network: RetinaNet
-    data: CocoData
-    data_config: DataConfig
-    train_config: TrainConfig
-    results: Results | None = None
-    """Of the last call."""
-
-    def __call__(self) -> Metrics:
-        """Detect in all images, and compare."""
-        device, precision = self.network.cell_anchors.device, self.train_config.precision
-        runtime = TorchRuntime(self.network, postprocess=PostprocessConfig(), device=device, precision=precision)
-        predictor = Predictor(runtime, PredictConfig(batch=self.data_config.batch))
-        workers = choose_workers(self.data_config.workers)
-        self.results = collect_results(predictor, self.data, workers=workers, title="Validating")
-        self.network.train()
-        return evaluate(self.data, self.results)

@@ -21,6 +21,7 @@ from retinanet.model.checkpoint import (
 )
 from retinanet.model.network import RetinaNet
 from retinanet.model.record import ModelRecord
+from retinanet.train.distributed import is_main, world_size
 from retinanet.train.freezing import freeze_stages
 from retinanet.train.step import TrainStep
 from retinanet.types import ClassMap
@@ -44,6 +45,8 @@ class Session:
     """Steps done."""
     best: float | None = None
     """Best AP so far."""
+    validation_due: bool = False
+    """The run ended within the validation after `step`."""
     resumed: dict[str, Any] | None = None
     """Training state of the checkpoint that the run goes on from."""
 
@@ -53,14 +56,22 @@ class Session:
         return self.path.with_name(f"{self.path.stem}.best{self.path.suffix}")
 
     def save(self, step: TrainStep) -> None:
-        """Write everything that the run needs to go on as if it had not stopped."""
+        """Write everything that the run needs to go on as if it had not stopped.
+
+        All ranks hold the same, random state included, so that one of them writes it for all.
+        """
+        if not is_main():
+            return
         state = {
             "step": self.step,
             "best": self.best,
+            "validation_due": self.validation_due,
+            "devices": world_size(),
             "settings": self.settings,
             "optimizer": step.optimizer.state_dict(),
             "scaler": step.scaler.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(step.device) if step.device.type == "cuda" else None,
         }
         if step.average:  # it is the model; the weights that learn are for the run alone
             state |= {"weights": self.network.state_dict(), "average": step.average.state_dict()}
@@ -75,6 +86,8 @@ class Session:
         step.optimizer.load_state_dict({**self.resumed["optimizer"], "param_groups": groups})
         step.scaler.load_state_dict(self.resumed["scaler"])
         torch.set_rng_state(self.resumed["rng"])
+        if step.device.type == "cuda" and self.resumed.get("cuda_rng") is not None:
+            torch.cuda.set_rng_state(self.resumed["cuda_rng"], step.device)
         if step.average:
             self.network.load_state_dict(self.resumed["weights"])
             step.average.load_state_dict(self.resumed["average"])
@@ -85,7 +98,8 @@ class Session:
         if self.best is not None and ap <= self.best:
             return False
         self.best = ap
-        save_checkpoint(self.best_path, network=self._model(step), training_state=None)
+        if is_main():
+            save_checkpoint(self.best_path, network=self._model(step), training_state=None)
         return True
 
     def _model(self, step: TrainStep) -> RetinaNet:
@@ -107,6 +121,18 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
     else:
         network = create_network(_new_record(classes, model, data), model.weights)
     return Session(path, network, _settings(network, model, data, train))
+
+
+def tell_other_devices(session: Session, batch: int) -> str | None:
+    """What it means that the checkpoint was written by a run on another number of devices; None if it was not."""
+    before, now = (session.resumed or {}).get("devices", 1), world_size()
+    if session.resumed is None or before == now:
+        return None
+    return (
+        f"{session.path} was trained on {before} device(s), and goes on with {now}: batches, their order and the "
+        f"learning rate stay as they were; a device takes {-(-batch // now)} images of a batch in place of "
+        f"{-(-batch // before)}, and sums are rounded in another order."
+    )
 
 
 def _settings(network: RetinaNet, model: ModelConfig, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
@@ -170,7 +196,15 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
             f"{path} was trained with another {' and '.join(others)}: repeat the options of its first command to go "
             "on, or give --override to replace it."
         )
-    return Session(path, network, settings, step=state["step"], best=state["best"], resumed=state)
+    return Session(
+        path,
+        network,
+        settings,
+        step=state["step"],
+        best=state["best"],
+        validation_due=state.get("validation_due", False),
+        resumed=state,
+    )
 
 
 def _summary(classes: ClassMap) -> str:

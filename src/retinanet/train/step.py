@@ -1,4 +1,4 @@
-"""One training step on one screen: forward, match, losses, backward, clip, update."""
+"""One training step on one screen: forward, match, losses, backward, sum over ranks, clip, update."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from retinanet.config import Precision
 from retinanet.device import autocast
 from retinanet.model.criterion import Criterion, LossSums
 from retinanet.train.average import WeightAverage
+from retinanet.train.distributed import average_over_ranks, global_sum, sum_gradients
 from retinanet.types import Batch
 
 
 class StepLosses(NamedTuple):
-    """Float32 scalars on the device; nothing waits for them until they are logged."""
+    """Float32 scalars on the device, of the global batch; nothing waits for them until they are logged."""
 
     classification: Tensor
     box: Tensor
@@ -24,11 +25,11 @@ class StepLosses(NamedTuple):
 
 
 class TrainStep:
-    """Moves the weights by one batch.
+    """Moves the weights by one global batch, of which each rank has its share.
 
-    A batch may be taken in several parts, one after the other: their gradients are summed, and divided once by the
-    positive anchors of all of them, so the result is that of the whole batch, in less memory. (Live batch norm alone
-    sees each part by itself.)
+    A share may be taken in several parts, one after the other. The gradients of all parts and ranks are summed, and
+    divided once by the positive anchors of all of them, so the result is that of the whole batch. (Live batch norm
+    alone sees each part by itself.)
 
     A step that is not finite leaves weights, optimiser, average and batch norm's statistics untouched, without waiting
     for the device: of the weights the scaler takes care. Only fp16 needs its loss scaling too; for the other precisions
@@ -58,6 +59,8 @@ class TrainStep:
         self.device = self.parameters[0].device
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        # SyncBatchNorm needs a GPU: on CPUs each rank normalises by its own images, and what it keeps is averaged.
+        self.unsynchronised = [b for norm in norms if not isinstance(norm, nn.SyncBatchNorm) for b in norm.buffers()]
         self.losses = torch.compile(self._losses, dynamic=False) if compiled else self._losses
         self.autocast = autocast(self.device, precision)
         # What is scaled are sums: some 2^10 times the mean loss of a positive anchor, for which 2^14 is usual.
@@ -82,12 +85,13 @@ class TrainStep:
         bad = ~finite if self.precision == "fp16" else ~moved
         for buffer, before in zip(self.statistics, statistics, strict=True):
             buffer.copy_(torch.where(bad, before, buffer))
+        average_over_ranks(self.unsynchronised)
         if self.average:
             self.average.update(moved)
         return StepLosses(classification, box, bad.float())
 
     def _sum_gradients(self, batch: Batch) -> LossSums:
-        """Leave in the parameters the gradient of the summed losses of `batch`, which are returned."""
+        """Leave in the parameters the gradient of the losses, summed over parts and ranks; return these sums."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
         for part in batch.split(self.parts):
@@ -97,8 +101,11 @@ class TrainStep:
             # Gradients can be finite where the loss is not (smooth L1's are bounded), so it makes them NaN.
             told = loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
             self.scaler.scale(told).backward()  # type: ignore[no-untyped-call]
-            parts.append(LossSums(*(value.detach() for value in sums)))
-        return LossSums(*(torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True)))
+            # Float64 holds the count exactly; one tensor is one message between ranks.
+            parts.append(torch.stack([value.detach().double() for value in sums]))
+        sum_gradients(self.parameters)
+        classification, box, positives = global_sum(torch.stack(parts).sum(dim=0)).unbind()
+        return LossSums(classification.float(), box.float(), positives.long())
 
     def _divide_and_clip(self, positives: Tensor) -> Tensor:
         """Make the summed gradients those of the mean loss, at most `clip_norm` long; return their norm before that."""
