@@ -72,7 +72,7 @@ def test_a_training_step_crosses_few_files(shapes: Shapes) -> None:
     step(next(batches), 1e-3)  # what happens once does not count
     with Crossing() as crossed:
         step(next(batches), 1e-3)
-    assert {"data/torch_loader.py", "model/matcher.py", "train/step.py"} <= crossed
+    assert {"data/loader.py", "model/matcher.py", "train/step.py"} <= crossed
     assert len(crossed) <= TRAINING_FILES, sorted(crossed)
 
 
@@ -86,7 +86,7 @@ def test_a_batch_of_inference_crosses_few_files(shapes: Shapes) -> None:
     predictor.run(next(batches))
     with Crossing() as crossed:
         predictor.run(next(batches))
-    assert {"data/torch_loader.py", "ops/nms/__init__.py", "predict/predictor.py"} <= crossed
+    assert {"data/loader.py", "ops/nms/__init__.py", "predict/predictor.py"} <= crossed
     assert len(crossed) <= INFERENCE_FILES, sorted(crossed)
 
 
@@ -113,7 +113,7 @@ def test_everything_imports_where_optional_packages_are_missing() -> None:
     in_a_fresh_process(
         "import importlib, sys\n"
         "optional = ('triton', 'tensorboard', 'onnx', 'onnxruntime', 'onnxscript', 'nvidia.dali', 'tensorrt',\n"
-        "            'tensorrt_rtx', 'modelopt', 'pycocotools')\n"
+        "            'tensorrt_rtx', 'modelopt', 'pycocotools', 'torchcodec')\n"
         "sys.modules.update(dict.fromkeys(optional))\n"
         f"for name in {modules}:\n"
         "    importlib.import_module(name)\n"

@@ -35,13 +35,14 @@ class Batch(NamedTuple):
     crowd: Tensor
     """bool `[N, K]`, true for a box around a group: never positive, its anchors are ignored."""
     image_ids: Tensor
-    """int64 `[N]`, ids of the annotation file."""
+    """int64 `[N]`, ids of the annotation file. They stay on the CPU: who counts images must not wait for a GPU."""
     transforms: Tensor
     """float32 `[N, 4]`, (sx, sy, ox, oy): canvas = original * (sx, sy) + (ox, oy)."""
 
     def to(self, device: torch.device) -> Batch:
-        """This batch on `device`; the copy does not wait when the batch lies in pinned memory."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """This batch on `device`, but for its ids; the copy does not wait when the batch lies in pinned memory."""
+        stays = self.image_ids
+        return Batch(*(tensor if tensor is stays else tensor.to(device, non_blocking=True) for tensor in self))
 
     def split(self, parts: int) -> list[Batch]:
         """This batch in `parts` of equally many neighbouring images, the last of fewer where they don't divide."""

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinanet.data.augment import MIN_VISIBLE, Augment, augment_image, place_boxes
+from retinanet.data.augment import MIN_VISIBLE, Augment, draw_view
+from retinanet.data.augment import place_boxes as place_boxes_of_views
+from retinanet.data.views import show
 from retinanet.preprocess import Placed, fit_to_canvas, restore_boxes
 
 OFF = Augment(flip=0.0, jitter=None)
@@ -17,7 +19,15 @@ def random_image(height=45, width=70):
 
 
 def view(image, augment, seed=0, canvas=(64, 96), resize=60, max_size=96):
-    return augment_image(image, canvas, resize, max_size, augment, np.random.default_rng(seed))
+    size = (image.shape[1], image.shape[2])
+    drawn = draw_view(size, canvas, resize, max_size, augment, np.random.default_rng(seed))
+    shown = torch.full((3, *canvas), 99, dtype=torch.uint8)
+    show(image, drawn, shown)
+    return Placed(shown, drawn.size, drawn.transform)
+
+
+def place_boxes(corners, placed):
+    return place_boxes_of_views(corners, np.array(placed.transform), np.array(placed.size))
 
 
 @pytest.mark.parametrize("size", [(45, 70), (70, 45), (1, 1), (3, 500)])
@@ -118,3 +128,15 @@ def test_no_boxes():
     boxes, keep = place_boxes(np.empty((0, 4), np.float32), view(random_image(), Augment()))
     assert boxes.shape == (0, 4)
     assert keep.shape == (0,)
+
+
+def test_boxes_of_several_views_are_placed_as_those_of_each():
+    random = np.random.default_rng(0)
+    views = [view(random_image(), Augment(0.5, (40, 120)), seed) for seed in range(20)]
+    corners = np.sort(random.random((20, 5, 2, 2)) * [70, 45], axis=2).reshape(20, 5, 4).astype(np.float32)
+    apart = [place_boxes(of_view, placed) for of_view, placed in zip(corners, views, strict=True)]
+    transforms, sizes = np.array([one.transform for one in views]), np.array([one.size for one in views])
+    boxes, keep = place_boxes_of_views(corners.reshape(-1, 4), transforms.repeat(5, 0), sizes.repeat(5, 0))
+    assert not keep.all()
+    np.testing.assert_array_equal(keep, np.concatenate([kept for _, kept in apart]))
+    np.testing.assert_array_equal(boxes, np.concatenate([placed for placed, _ in apart]))

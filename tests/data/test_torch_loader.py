@@ -158,7 +158,7 @@ def test_no_usable_image_at_all_is_an_error(source, folder, total_steps):
     for path in folder.iterdir():
         path.write_bytes(b"nothing")
     loader = load(source.with_suffix(".json"), folder, augment=AUGMENT, total_steps=total_steps)
-    one_epoch = itertools.islice(loader, loader._plan.steps_per_epoch)
+    one_epoch = itertools.islice(loader, loader.preparation.plan.steps_per_epoch)
     with pytest.raises(DataError, match=r"None of the \d+ images could be used; the first: .* is not an image"):
         list(one_epoch)
 

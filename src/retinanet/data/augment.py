@@ -1,6 +1,6 @@
-"""Random views of a training picture, a pure function of (seed, epoch, image).
+"""Random views of a training picture, a pure function of (seed, epoch, image), and its boxes there.
 
-With no flip and no jitter the result is `preprocess.fit_to_canvas`, just as in prediction.
+With no flip and no jitter the view is `views.fitted_view`, just as in prediction.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from retinanet.preprocess import Placed, fitted_size, place_on_canvas, resize_image, scaled_size
+from retinanet.data.views import View
+from retinanet.preprocess import fitted_size, scaled_size
 
 MIN_VISIBLE = 0.1
 """A box of which cropping leaves less than this part of its area is dropped."""
@@ -27,42 +27,40 @@ class Augment:
     cropped where it is larger than the canvas."""
 
 
-def augment_image(
-    image: Tensor, canvas: tuple[int, int], resize: int, max_size: int, augment: Augment, random: np.random.Generator
-) -> Placed:
-    """uint8 `[3, h, w]`, scaled, flipped, cropped at random and placed on the canvas.
-
-    A flipped picture's transform has sx < 0: x on the canvas = original * sx + ox still holds.
-    """
+def draw_view(
+    size: tuple[int, int],
+    canvas: tuple[int, int],
+    resize: int,
+    max_size: int,
+    augment: Augment,
+    random: np.random.Generator,
+) -> View:
+    """A view of a picture of `size` (h, w): scaled, flipped and cropped at random."""
     # All is drawn in any case, so that one option never changes what another one draws.
-    flip = random.random() < augment.flip
-    corner = random.random(2)
+    flip = bool(random.random() < augment.flip)
+    corner = random.random(2).tolist()
     least, most = augment.jitter or (resize, resize)
-    scale = random.integers(least, most, endpoint=True) / resize
+    scale = int(random.integers(least, most, endpoint=True)) / resize
 
-    height, width = image.shape[1:]
-    size = scaled_size(*fitted_size(height, width, resize, max_size, canvas), scale)
-    top, left = (int(at * (max(side - room, 0) + 1)) for at, side, room in zip(corner, size, canvas, strict=True))
-    picture = resize_image(image, size)[:, top : top + canvas[0], left : left + canvas[1]]
-    shown = (picture.shape[1], picture.shape[2])
-    scale_x, offset_x = size[1] / width, -left
+    resized = scaled_size(*fitted_size(*size, resize, max_size, canvas), scale)
+    top, left = (int(at * (max(side - room, 0) + 1)) for at, side, room in zip(corner, resized, canvas, strict=True))
+    shown = (min(resized[0], canvas[0]), min(resized[1], canvas[1]))
+    scale_x, offset_x = resized[1] / size[1], -left
     if flip:
-        picture = picture.flip(2)
         scale_x, offset_x = -scale_x, left + shown[1]
-    return Placed(place_on_canvas(picture, canvas), shown, (scale_x, size[0] / height, offset_x, -top))
+    return View(resized, (top, left), shown, flip, (scale_x, resized[0] / size[0], offset_x, -top))
 
 
-def place_boxes(corners: np.ndarray, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes `[k, 4]` of the original picture, moved onto the canvas and clipped to the picture there.
+def place_boxes(corners: np.ndarray, transforms: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes float32 `[k, 4]` of original pictures, moved onto their canvases and clipped to the pictures there.
 
-    Returns float32 `[j, 4]` and the kept rows bool `[k]`: those with at least `MIN_VISIBLE` of their area in sight.
+    `transforms` `[k, 4]` or `[4]` and `sizes` (h, w) `[k, 2]` or `[2]` are those of the boxes' views. Returns float32
+    `[j, 4]` and the kept rows bool `[k]`: those with at least `MIN_VISIBLE` of their area in sight.
     """
-    scale_x, scale_y, offset_x, offset_y = placed.transform
-    x = np.sort(corners[:, 0::2] * scale_x + offset_x)  # a flip swaps left and right
-    y = corners[:, 1::2] * scale_y + offset_y
-    moved = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1)
-    height, width = placed.size
-    clipped = moved.clip(0, [width, height, width, height]).astype(np.float32)
+    scale, offset = transforms[..., [0, 1, 0, 1]], transforms[..., [2, 3, 2, 3]]
+    moved = corners * scale.astype(np.float32) + offset.astype(np.float32)
+    moved[:, 0::2].sort(axis=1)  # a flip swaps left and right
+    clipped = moved.clip(0, sizes[..., [1, 0, 1, 0]]).astype(np.float32)
     seen = _areas(clipped)
     keep = (clipped[:, 2:] > clipped[:, :2]).all(1) & (seen >= MIN_VISIBLE * _areas(moved))
     return clipped[keep], keep

@@ -2,7 +2,7 @@
 
 EXIF orientation is applied, so boxes refer to the displayed picture. Alpha is dropped, not blended. The high byte
 of 16-bit values is kept. Of a file with several frames the first is read. A file that can't be decoded wholly is an
-error: no partly decoded picture is ever returned.
+error: no partly decoded picture is ever returned. Ordinary JPEGs are decoded by TorchCodec, all else by Pillow.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from retinanet.data.jpeg import decode, read_content, read_header
 from retinanet.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
@@ -38,6 +39,15 @@ def read_image(path: str | PathLike[str]) -> Tensor:
 
     Raises `DataError` naming the file if it is missing, truncated, not an image, or too large.
     """
+    try:
+        content = read_content(path)
+        picture = decode(content) if read_header(content) else None
+    except OSError:  # Pillow will meet it too, and has a sentence for it
+        picture = None
+    return _read_by_pillow(path) if picture is None else picture
+
+
+def _read_by_pillow(path: str | PathLike[str]) -> Tensor:
     try:
         with Image.open(path) as file:
             file.load()

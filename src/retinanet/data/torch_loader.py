@@ -1,46 +1,38 @@
-"""Batches from image files, decoded by Pillow in PyTorch's worker processes."""
+"""Batches from image files, made on the CPU by PyTorch's worker processes."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet.data.annotations import CocoData
-from retinanet.data.augment import Augment, augment_image, place_boxes
-from retinanet.data.batching import Sample, assemble
+from retinanet.data.augment import Augment
+from retinanet.data.batching import assemble_images, empty_images
 from retinanet.data.images import read_image
+from retinanet.data.loader import Loader, Made
+from retinanet.data.prefetch import prefetch
+from retinanet.data.preparation import Plan, Preparation
 from retinanet.data.sampler import BLANK, BatchPlan
+from retinanet.data.views import View, show
 from retinanet.errors import DataError
-from retinanet.preprocess import fit_to_canvas
-from retinanet.types import Batch
 
 T = TypeVar("T")
 
-
-class Plan(Protocol):
-    """`TrainPlan` or `PredictPlan`."""
-
-    steps_per_epoch: int
-
-    def batch(self, step: int) -> BatchPlan:
-        """What the global batch of a step is made of."""
+CPU = torch.device("cpu")
 
 
-class TorchLoader:
-    """Yield the `Batch` of each step from `start_step` to `total_steps` - 1, the same for any number of workers.
+class TorchLoader(Loader):
+    """See `Loader`. The batches are the same for any number of workers.
 
     `resize` and `max_size` are those that the plan's canvases were chosen with. Without `augment` pictures are
-    prepared as for prediction. `total_steps` counts from the run's start and is one epoch by default.
-
-    An image that can't be used becomes a blank slot and is listed in `broken`, path → what is wrong with it. Iterating
-    raises `DataError` when not one image could be used in an epoch's worth of steps, or to the end; but not for one
-    rank of several (`shared`), whose share alone says little.
+    prepared as for prediction. The steps go from `start_step` to `total_steps` - 1, which counts from the run's start
+    and is one epoch by default.
     """
 
     def __init__(
@@ -57,80 +49,57 @@ class TorchLoader:
         rank: int = 0,
         world: int = 1,
         shared: bool = False,
+        device: torch.device = CPU,
     ) -> None:
-        self.broken: dict[str, str] = {}
-        self._shared = shared or world > 1
-        self._plan = plan
+        steps = range(start_step, plan.steps_per_epoch if total_steps is None else total_steps)
+        super().__init__(Preparation(data, plan, resize, max_size, augment, seed, rank, world), steps, shared)
+        self.device = device
         self._batches = DataLoader(
-            _BatchMaker(data, plan, resize, max_size, augment, seed, rank, world),
+            BatchMaker(self.preparation),
             batch_size=None,  # an item is a whole batch, made by one worker
-            sampler=range(start_step, plan.steps_per_epoch if total_steps is None else total_steps),
+            sampler=steps,
             num_workers=workers,
             collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device.type == "cuda",
             worker_init_fn=ignore_interrupt,
             generator=torch.Generator(),  # its own, so that iterating leaves the run's random state alone
         )
 
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        usable = 0
-        for done, (batch, broken) in enumerate(self._batches, start=1):
-            self.broken.update(broken)
-            usable += int((batch.image_sizes[:, 0] > 0).sum())
-            if not (usable or self._shared) and self.broken and done in (self._plan.steps_per_epoch, len(self)):
-                first = next(iter(self.broken.values()))
-                raise DataError(f"None of the {len(self.broken)} images could be used; the first: {first}")
-            yield batch
+    def _make(self) -> Iterator[Made]:
+        return prefetch(self._batches, self.device) if self.device.type == "cuda" else iter(self._batches)
 
 
 @dataclass(frozen=True, eq=False)
-class _BatchMaker(Dataset):
+class BatchMaker(Dataset):
     """Step → its batch, and what is wrong with the broken images met on the way. Runs in the workers."""
 
-    data: CocoData
-    plan: Plan
-    resize: int
-    max_size: int
-    augment: Augment | None
-    seed: int
-    rank: int
-    world: int
+    preparation: Preparation
 
-    def __getitem__(self, step: int) -> tuple[Batch, dict[str, str]]:
-        plan = self.plan.batch(step).for_rank(self.rank, self.world)
-        samples: list[Sample | None] = [None] * len(plan.indices)
+    def __getitem__(self, step: int) -> Made:
+        return self.make(self.preparation.batch(step))
+
+    def make(self, plan: BatchPlan) -> Made:
+        """The batch that `plan` describes."""
+        data, indices = self.preparation.data, plan.indices
+        images = empty_images(len(indices), plan.canvas)
+        shown: list[View | None] = [None] * len(indices)
         broken = {}
-        for slot, index in enumerate(plan.indices.tolist()):
-            if index != BLANK:
-                try:
-                    samples[slot] = self.sample(index, plan.canvas, plan.epoch)
-                except DataError as error:
-                    broken[str(self.data.image_path(index))] = str(error)
-        return assemble(plan.canvas, samples), broken
+        for slot, index in enumerate(indices.tolist()):
+            try:
+                if index != BLANK:
+                    shown[slot] = self.draw(index, plan, images[slot])
+                    continue
+            except DataError as error:
+                broken[str(data.image_path(index))] = str(error)
+            images[slot] = 0
+        return assemble_images(data, indices, shown, images), broken
 
-    def sample(self, index: int, canvas: tuple[int, int], epoch: int) -> Sample:
-        image = read_image(self.data.image_path(index))
-        if self.augment is None:
-            placed = fit_to_canvas(image, self.resize, self.max_size, canvas)
-        else:
-            self.check_size(index, image.shape[1], image.shape[2])
-            random = np.random.default_rng([self.seed, epoch, index])
-            placed = augment_image(image, canvas, self.resize, self.max_size, self.augment, random)
-        corners, labels, crowd = self.data.training_boxes(index)
-        boxes, keep = place_boxes(corners, placed)
-        return Sample(placed, int(self.data.image_ids[index]), boxes, labels[keep], crowd[keep])
-
-    def check_size(self, index: int, height: int, width: int) -> None:
-        """Boxes drawn on a picture of another size, or turned another way, would teach nonsense."""
-        declared_height, declared_width = self.data.sizes[index]
-        if (height, width) != (declared_height, declared_width):
-            raise DataError(
-                f"Image {self.data.image_path(index)} should be {declared_width}×{declared_height} as annotated, but "
-                f"is displayed as {width}×{height} pixels; correct the annotations, or its EXIF orientation."
-            )
+    def draw(self, index: int, plan: BatchPlan, canvas: Tensor) -> View:
+        """Show image `index` on its `canvas` `[3, H, W]`. Raises `DataError` if it can't be used."""
+        image = read_image(self.preparation.data.image_path(index))
+        view = self.preparation.view(index, (image.shape[1], image.shape[2]), plan)
+        show(image, view, canvas)
+        return view
 
 
 def _as_it_is(item: T) -> T:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retinanet.data.batching import Sample, assemble
+from retinanet.data.batching import assemble
 from retinanet.data.folder import images_only
 from retinanet.data.images import read_image
 from retinanet.data.synthetic import make_dataset
@@ -73,12 +73,8 @@ def _by_artifact(runtime: Runtime, batch: Batch) -> Detections:
 
 def _batch(pictures: list[Tensor], size: int, record: ArtifactRecord) -> Batch:
     """The pictures on the canvas, filled with blank slots up to `size`."""
-    none = np.empty(0, np.int64)
-    samples: list[Sample | None] = [
-        Sample(fit_to_canvas(picture, record.resize, record.max_size, record.canvas), 0, np.empty((0, 4)), none, none)
-        for picture in pictures
-    ]
-    return assemble(record.canvas, samples + [None] * (size - len(samples)))
+    placed = [fit_to_canvas(picture, record.resize, record.max_size, record.canvas) for picture in pictures]
+    return assemble(record.canvas, [*placed, *[None] * (size - len(placed))])
 
 
 def _read(images: Path) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig, PredictConfig
-from retinanet.data.batching import Sample, assemble
+from retinanet.data.batching import assemble
 from retinanet.data.images import read_image, to_image
 from retinanet.errors import DataError, UsageError
 from retinanet.predict.runtimes.base import Runtime
@@ -106,13 +106,8 @@ class Predictor:
         return detections._replace(boxes=restore_boxes(detections.boxes, transforms))
 
     def _on_canvas(self, images: list[Tensor], canvas: tuple[int, int]) -> Batch:
-        none = np.empty(0, np.int64)
-        samples: list[Sample | None] = [
-            Sample(fit_to_canvas(image, self.resize, self.max_size, canvas), 0, np.empty((0, 4)), none, none)
-            for image in images
-        ]
-        samples += [None] * (self._fewest - len(samples))
-        return assemble(canvas, samples)
+        placed = [fit_to_canvas(image, self.resize, self.max_size, canvas) for image in images]
+        return assemble(canvas, [*placed, *[None] * (self._fewest - len(placed))])
 
 
 def _as_image(picture: Picture) -> Tensor:
