@@ -7,15 +7,15 @@ from torch import Tensor
 
 from retinanet.config import PostprocessConfig, Precision
 from retinanet.device import AUTOCAST_DTYPE, autocast, choose_precision
+from retinanet.model.fusion import fused
 from retinanet.model.network import RetinaNet
-from retinanet.predict.fusion import fuse
 from retinanet.predict.runtimes.cuda_graphs import CudaGraphs
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.types import Detections
 
 
 class FusedRuntime(TorchRuntime):
-    """See `Runtime`. Takes the network over."""
+    """See `Runtime`. Uses the network up."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class FusedRuntime(TorchRuntime):
         precision: Precision | None = None,
     ) -> None:
         dtype = AUTOCAST_DTYPE[choose_precision(precision, device, on_gpu="fp16")]
-        super().__init__(fuse(network).to(dtype), postprocess=postprocess, device=device)
+        super().__init__(fused(network).to(dtype), postprocess=postprocess, device=device)
         self.autocast = autocast(device, "fp32")  # off: the weights have the type already
         self.run = CudaGraphs(self.detector) if device.type == "cuda" else self.detector
 

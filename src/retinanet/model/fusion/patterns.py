@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -12,11 +13,11 @@ from torch.fx import Node
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retinanet.predict.fusion.layers import ConvRelu
+from retinanet.model.fusion.layers import ConvRelu, FrozenNormConv
 
 _RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
-_IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d)
-"""Modules that do nothing in inference."""
+_DROPOUTS = (nn.Dropout, nn.Dropout2d)
+_JOINABLE = (nn.Conv2d, FrozenNormConv)
 _ADD_CALLS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -31,21 +32,23 @@ class Fuser:
     def drop_idle(self) -> None:
         """Remove calls that change nothing."""
         for node in self.graph.nodes:
-            if isinstance(self._module(node), _IDLE):
+            module = self._module(node)
+            if isinstance(module, nn.Identity) or (isinstance(module, _DROPOUTS) and not module.training):
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
 
     def fold_batch_norms(self) -> None:
-        """Fold each batch norm into the convolution before it."""
+        """Fold each batch norm into the convolution before it: for good in inference, anew at each call in training."""
         for node in self.graph.nodes:
             norm = self._module(node)
-            if not isinstance(norm, nn.BatchNorm2d) or self.calls[node.target] > 1:
+            if not isinstance(norm, nn.BatchNorm2d) or norm.training or self.calls[node.target] > 1:
                 continue
             source = node.args[0]
             conv = self._conv_of(source, (nn.Conv2d, Conv2dSame))
-            if conv is None:
+            if conv is None or (conv.training and not _has_zero_padding(conv)):
                 continue
-            self._set_module(source.target, fuse_conv_bn_eval(conv, norm))
+            folded = FrozenNormConv(conv, norm) if conv.training else fuse_conv_bn_eval(conv, norm)
+            self._set_module(source.target, folded)
             result = source
             if isinstance(norm, BatchNormAct2d) and not isinstance(norm.act, nn.Identity):
                 with self.graph.inserting_before(node):
@@ -61,12 +64,12 @@ class Fuser:
             source, residual = relu.args[0], None
             if _is_sum(source):
                 conv_node, residual = source.args
-                if self._conv_of(conv_node, (nn.Conv2d,)) is None:
+                if self._conv_of(conv_node, _JOINABLE) is None:
                     conv_node, residual = residual, conv_node
             else:
                 conv_node = source
-            conv = self._conv_of(conv_node, (nn.Conv2d,))
-            if conv is None or conv.groups > 1 or not isinstance(conv.padding, tuple) or conv.padding_mode != "zeros":
+            conv = self._conv_of(conv_node, _JOINABLE)
+            if conv is None or not _is_joinable(conv):
                 continue
             if residual is not None:
                 _move_bias(self._conv_of(residual, (nn.Conv2d,)), conv)
@@ -84,16 +87,14 @@ class Fuser:
         parent, _, name = target.rpartition(".")
         setattr(self.traced.get_submodule(parent), name, module)
 
-    def _conv_of(self, node: Node, kinds: tuple[type[nn.Conv2d], ...]) -> nn.Conv2d | None:
+    def _conv_of(self, node: Node, kinds: tuple[type[nn.Module], ...]) -> Any:
         """The convolution that `node` calls, if its result and its weights are used here alone.
 
         Subclasses do not count: theirs may be weights that are computed from others.
         """
         conv = self._module(node)
-        if type(conv) not in kinds or len(node.users) > 1 or self.calls[node.target] > 1:
-            return None
-        assert isinstance(conv, nn.Conv2d)
-        return conv
+        alone = len(node.users) == 1 and self.calls[node.target] == 1
+        return conv if alone and type(conv) in kinds else None
 
 
 def _calls(node: Node, functions: tuple[object, ...]) -> bool:
@@ -106,9 +107,18 @@ def _is_sum(node: Node) -> bool:
     return _calls(node, _ADD_CALLS) and tensors and not node.kwargs and len(node.users) == 1
 
 
-def _move_bias(source: nn.Conv2d | None, target: nn.Conv2d) -> None:
-    """Of two convolutions that are added, only one needs a bias: without one, a convolution is a single call."""
-    if source is None or source.bias is None:
+def _has_zero_padding(conv: nn.Conv2d) -> bool:
+    return type(conv) is nn.Conv2d and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+
+
+def _is_joinable(conv: nn.Conv2d | FrozenNormConv) -> bool:
+    plain = conv.conv if isinstance(conv, FrozenNormConv) else conv
+    return plain.groups == 1 and _has_zero_padding(plain)
+
+
+def _move_bias(source: nn.Conv2d | None, target: nn.Module) -> None:
+    """Of two convolutions that are added, only one needs a bias in inference: without, a convolution is one call."""
+    if source is None or source.bias is None or source.training or not isinstance(target, nn.Conv2d):
         return
     bias = source.bias if target.bias is None else source.bias + target.bias
     target.bias = nn.Parameter(bias.detach(), requires_grad=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.config import PostprocessConfig
-from retinanet.predict.fusion import fuse_module
-from retinanet.predict.fusion.layers import ConvRelu
+from retinanet.model.fusion import fuse_module, joined
+from retinanet.model.fusion.layers import ConvRelu
+from retinanet.model.network import RetinaNet
+from retinanet.model.record import ModelRecord
 from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.types import Batch
 
 
 def disturb(module: nn.Module) -> nn.Module:
@@ -70,7 +74,8 @@ def test_every_backbone_says_the_same(name: str, joined: int) -> None:
 def test_resnet50_is_49_calls_and_4_shortcuts() -> None:
     fused = fuse_module(backbone("resnet50"))
     assert count(fused, ConvRelu) == 49
-    shortcuts = [part for part in fused.modules() if isinstance(part, nn.Conv2d)]
+    inside = [part.conv for part in fused.modules() if isinstance(part, ConvRelu)]
+    shortcuts = [part for part in fused.modules() if isinstance(part, nn.Conv2d) and part not in inside]
     assert [part.bias for part in shortcuts] == [None] * 4  # their bias went to the convolution they are added to
     assert not any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
 
@@ -179,5 +184,78 @@ def test_half_precision_on_a_gpu(name: str) -> None:
         found = fused(images.half().contiguous(memory_format=torch.channels_last))
     for one, two in zip(expected, found, strict=True):
         torch.testing.assert_close(two.float(), one, rtol=0.02, atol=0.02 * float(one.abs().max()))
-    joined = [part.joined for part in fused.modules() if isinstance(part, ConvRelu)]
-    assert all(joined)
+
+
+def loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Of everything that the heads say, each value with another weight."""
+    outputs = network(batch.images, batch.image_sizes)
+    generator = torch.Generator().manual_seed(3)
+    maps = [*outputs.logits, *outputs.deltas]
+    return sum((torch.randn(m.shape, generator=generator) * m.double()).sum() for m in maps)  # type: ignore[return-value]
+
+
+def gradients(network: nn.Module, view: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    network.zero_grad()
+    loss(view, batch).backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Of two sets of gradients: the largest of any parameter, as a share of its length."""
+    assert found.keys() == expected.keys()
+    lengths = {name: max(float(gradient.norm()), 1e-6) for name, gradient in expected.items()}
+    return max(float((found[name] - expected[name]).norm()) / lengths[name] for name in expected)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "resnet18", "tf_efficientnet_lite0"])
+def test_a_joined_network_learns_what_the_network_learns(backbone: str, record: ModelRecord, batch: Batch) -> None:
+    record = replace(record, backbones=(replace(record.backbones[0], name=backbone, norm="frozen"),))
+    torch.manual_seed(0)
+    network = RetinaNet(record).double()  # so that no value near 0 falls on another side of a ReLU
+    disturb(network.backbones)
+    network.train()
+    expected = gradients(network, network, batch)
+    view = joined(network)
+    assert count(view, ConvRelu) >= 8  # the heads' at least
+    assert {id(p) for p in view.parameters()} == {id(p) for p in network.parameters()}
+    assert distance(gradients(network, view, batch), expected) < 1e-8
+    with torch.no_grad():  # a step of learning is seen through both
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+        torch.testing.assert_close(loss(view, batch), loss(network, batch))
+
+
+def test_live_batch_norm_stays_between_convolution_and_relu(record: ModelRecord, batch: Batch) -> None:
+    record = replace(record, backbones=(replace(record.backbones[0], norm="live"),))
+    network = RetinaNet(record).train()
+    statistics = copy.deepcopy(network.state_dict())
+    view = joined(network)
+    assert count(view, ConvRelu) == 8
+    view(batch.images, batch.image_sizes)
+    changed = [name for name, value in network.state_dict().items() if not torch.equal(value, statistics[name])]
+    assert any("running_mean" in name for name in changed)
+    assert all("running" in name or "tracked" in name for name in changed)
+
+
+def test_a_joined_network_under_autocast(record: ModelRecord, batch: Batch) -> None:
+    record = replace(record, backbones=(replace(record.backbones[0], norm="frozen"),))
+    torch.manual_seed(0)
+    network = RetinaNet(record)
+    disturb(network.backbones)
+    network.train()
+    expected = gradients(network, network, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, found = gradients(network, network, batch), gradients(network, joined(network), batch)
+    assert distance(found, expected) < 1.5 * distance(plain, expected)  # no worse than rounding makes it anyway
+
+
+@pytest.mark.slow
+def test_a_joined_network_compiles_whole(record: ModelRecord, batch: Batch) -> None:
+    record = replace(record, backbones=(replace(record.backbones[0], norm="frozen"),))
+    torch.manual_seed(0)
+    network = RetinaNet(record)
+    disturb(network.backbones)
+    network.train()
+    expected = gradients(network, network, batch)
+    compiled = torch.compile(joined(network), fullgraph=True)
+    assert distance(gradients(network, compiled, batch), expected) < 1e-3
