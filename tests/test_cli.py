@@ -13,8 +13,8 @@ TRAIN_OPTIONS = {
     *("backbone", "width", "weights", "fine-tune", "norm", "freeze", "anchor-scale"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
-    *("accumulate", "ema", "precision", "val-every", "seed", "device", "devices", "max-restarts", "save-every"),
-    *("override",),
+    *("accumulate", "ema", "compile", "no-compile", "precision", "val-every", "seed"),
+    *("device", "devices", "max-restarts", "save-every", "override"),
 }
 INFER_OPTIONS = {
     *("images", "annotations", "output", "draw"),

@@ -271,6 +271,8 @@ def main() -> None:
         reason = str(error).partition("\n")[0]
         if type(error).__name__ == "OutOfMemoryError":  # PyTorch's
             _fail(f"The GPU's memory is too small ({reason}); lower --batch or --resize.", 1)
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            _fail(f"Compiling failed ({reason}); give --no-compile.", 1)
         if reason.startswith("DataLoader worker"):
             _fail(f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory.", 1)
         raise

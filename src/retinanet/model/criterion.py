@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retinanet.boxes import decode, encode, giou
+from retinanet.model.compiling import compiled
 from retinanet.model.matcher import match
 from retinanet.model.network import RetinaNet
 from retinanet.model.record import BoxLoss
@@ -31,22 +32,29 @@ class LossSums(NamedTuple):
 
 
 class Criterion:
-    """Judges what a network's heads say against a batch's boxes, with the network's own anchors and rules."""
+    """Judges what a network's heads say against a batch's boxes, with the network's own anchors and rules.
 
-    def __init__(self, network: RetinaNet) -> None:
+    With `compile` its pointwise parts are compiled (the focal loss has kernels of its own).
+    """
+
+    def __init__(self, network: RetinaNet, *, compile: bool = False) -> None:
         self.network = network
+        self.compile = compile
 
     def __call__(self, outputs: HeadOutputs, batch: Batch) -> LossSums:
         """The losses of `outputs`, differentiable. Shapes are fixed: the device is never waited for."""
         record = self.network.record
         anchors = self.network.anchors(outputs)
-        matched, labels = match(anchors, batch.boxes, batch.labels, batch.crowd, batch.image_sizes, record.matching)
+        matched, labels = match(
+            anchors, batch.boxes, batch.labels, batch.crowd, batch.image_sizes, record.matching, compile=self.compile
+        )
         targets = batch.boxes.gather(1, matched[..., None].expand(-1, -1, 4))  # [N, M, 4]
         deltas = torch.cat([_by_anchor(level, 4) for level in outputs.deltas], dim=1)  # [N, M, 4]
         positive = labels >= 0
+        of_boxes = compiled(box_loss) if self.compile else box_loss
         return LossSums(
             class_loss(outputs.logits, labels, len(record.classes)),
-            box_loss(deltas.float(), anchors, targets, positive, record.box_loss),
+            of_boxes(deltas.float(), anchors, targets, positive, record.box_loss),
             positive.sum(),
         )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from retinanet.boxes import area, intersection, iou
+from retinanet.model.compiling import compiled
 from retinanet.model.record import MatchingRecord
 
 BACKGROUND = -1
@@ -16,9 +19,29 @@ _CHUNK = 8
 """Boxes compared at a time: bounds memory to [N, 8, M], where all of K could take gigabytes."""
 
 
+class Comparison(NamedTuple):
+    """What is known of each anchor so far, `[N, M]` each."""
+
+    highest: Tensor
+    """float32, its highest IoU with a box."""
+    matched: Tensor
+    """int64, index of that box, the lower one of equals."""
+    best_of_a_box: Tensor
+    """bool, whether no anchor has a higher IoU with some box."""
+    in_crowd: Tensor
+    """bool."""
+
+
 @torch.no_grad()
 def match(
-    anchors: Tensor, boxes: Tensor, labels: Tensor, crowd: Tensor, image_sizes: Tensor, matching: MatchingRecord
+    anchors: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    crowd: Tensor,
+    image_sizes: Tensor,
+    matching: MatchingRecord,
+    *,
+    compile: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Each anchor's box and label. Never waits for the device, never loops over images.
 
@@ -29,36 +52,51 @@ def match(
         crowd: bool `[N, K]`; a crowd box is never matched.
         image_sizes: int64 `[N, 2]`; an image of size 0 is blank, and all of its anchors are ignored.
         matching: the thresholds.
+        compile: whether the comparisons are compiled; what is, sees 8 boxes whatever K is.
 
     Returns:
         matched: int64 `[N, M]`, index of the box of highest IoU, ties to the lower; 0 where every IoU is 0.
         target: int64 `[N, M]`, class index of a positive anchor, -1 background, -2 ignored.
     """
     images, slots = labels.shape
-    best_iou = anchors.new_zeros(images, len(anchors))
-    matched = torch.zeros_like(best_iou, dtype=torch.int64)
-    is_best_of_a_box = torch.zeros_like(best_iou, dtype=torch.bool)
-    in_crowd = torch.zeros_like(best_iou, dtype=torch.bool)
     matchable = (labels >= 0) & ~crowd
-    enough = CROWD_SHARE * area(anchors)
-
+    compare, take = (compiled(_overlaps), compiled(_take_in)) if compile else (_overlaps, _take_in)
+    zeros = anchors.new_zeros(images, len(anchors))
+    known = Comparison(zeros, zeros.long(), zeros.bool(), zeros.bool())
     for start in range(0, slots, _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        some = boxes[:, chunk, None]  # [N, k, 1, 4]
-        ious = iou(some, anchors).where(matchable[:, chunk, None], 0)  # [N, k, M]
-        highest, index = ious.max(dim=1)
-        better = highest > best_iou
-        best_iou = torch.where(better, highest, best_iou)
-        matched = torch.where(better, index + start, matched)
-        if matching.low_quality:
-            # A chunk has all anchors, so a box's highest IoU is known within it.
-            top = ious.amax(dim=2, keepdim=True)
-            is_best_of_a_box |= ((ious == top) & (top > 0)).any(dim=1)
-        in_crowd |= ((intersection(some, anchors) >= enough) & crowd[:, chunk, None]).any(dim=1)
+        ious = compare(boxes[:, chunk], matchable[:, chunk], anchors)
+        known = take(known, ious, start, boxes[:, chunk], crowd[:, chunk], anchors)
 
-    positive = (best_iou >= matching.positive_iou) | is_best_of_a_box
-    background = (best_iou < matching.negative_iou) & ~in_crowd
+    positive = known.highest >= matching.positive_iou
+    if matching.low_quality:
+        positive |= known.best_of_a_box
+    background = (known.highest < matching.negative_iou) & ~known.in_crowd
     target = torch.where(background, BACKGROUND, IGNORED)
-    target = torch.where(positive, labels.gather(1, matched), target)
+    target = torch.where(positive, labels.gather(1, known.matched), target)
     blank = (image_sizes == 0).any(dim=1, keepdim=True)
-    return matched, target.masked_fill(blank, IGNORED)
+    return known.matched, target.masked_fill(blank, IGNORED)
+
+
+def _overlaps(boxes: Tensor, matchable: Tensor, anchors: Tensor) -> Tensor:
+    """IoU `[N, k, M]`, 0 where a box is not `matchable`.
+
+    Not part of `_take_in`, which asks what equals the highest: compiled together, the IoU might be computed anew for
+    each use, and rounded otherwise.
+    """
+    return iou(boxes[:, :, None], anchors).where(matchable[:, :, None], 0)
+
+
+def _take_in(known: Comparison, ious: Tensor, start: int, boxes: Tensor, crowd: Tensor, anchors: Tensor) -> Comparison:
+    """What is known with k more boxes, the first of index `start`."""
+    highest, index = ious.max(dim=1)
+    better = highest > known.highest
+    # A chunk has all anchors, so a box's highest IoU is known within it.
+    top = ious.amax(dim=2, keepdim=True)
+    enough = intersection(boxes[:, :, None], anchors) >= CROWD_SHARE * area(anchors)
+    return Comparison(
+        torch.where(better, highest, known.highest),
+        torch.where(better, index + start, known.matched),
+        known.best_of_a_box | ((ious == top) & (top > 0)).any(dim=1),
+        known.in_crowd | (enough & crowd[:, :, None]).any(dim=1),
+    )

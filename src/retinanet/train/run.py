@@ -19,8 +19,10 @@ from retinanet.data.torch_loader import TorchLoader
 from retinanet.device import choose_precision, choose_workers, tune
 from retinanet.errors import DataError, Interrupted, UsageError
 from retinanet.files import require_writable
+from retinanet.model.compiling import compile_blocks
 from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
+from retinanet.ops.backend import kernels_available
 from retinanet.predict.dataset import tell_dropped_images
 from retinanet.preprocess import group_by_canvas
 from retinanet.report.run import report_training
@@ -164,15 +166,12 @@ def _say(sentence: str | None) -> None:
 def _training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, device: torch.device) -> TrainStep:
     optimizer = build_optimizer(train, network, peak_rate(train, data.batch))
     precision = choose_precision(train.precision, device, on_gpu="bf16")
-    return TrainStep(
-        network,
-        Criterion(network),
-        optimizer,
-        precision,
-        train.clip_norm,
-        parts=train.accumulate,
-        average=WeightAverage(network, train.ema) if train.ema else None,
-    )
+    average = WeightAverage(network, train.ema) if train.ema else None
+    compile = train.compile if train.compile is not None else device.type == "cuda" and kernels_available()
+    if compile:
+        compile_blocks(network)
+    criterion = Criterion(network, compile=compile)
+    return TrainStep(network, criterion, optimizer, precision, train.clip_norm, parts=train.accumulate, average=average)
 
 
 def _annotations(

@@ -46,7 +46,6 @@ class TrainStep:
         *,
         parts: int = 1,
         average: WeightAverage | None = None,
-        compiled: bool = False,
     ) -> None:
         self.network = network
         self.criterion = criterion
@@ -61,7 +60,6 @@ class TrainStep:
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
         # SyncBatchNorm needs a GPU: on CPUs each rank normalises by its own images, and what it keeps is averaged.
         self.unsynchronised = [b for norm in norms if not isinstance(norm, nn.SyncBatchNorm) for b in norm.buffers()]
-        self.losses = torch.compile(self._losses, dynamic=False) if compiled else self._losses
         self.autocast = autocast(self.device, precision)
         # What is scaled are sums: some 2^10 times the mean loss of a positive anchor, for which 2^14 is usual.
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**4 if precision == "fp16" else 1.0)
@@ -115,5 +113,6 @@ class TrainStep:
         torch._foreach_mul_(gradients, shrink / positives)
         return norm
 
-    def _losses(self, batch: Batch) -> LossSums:
+    def losses(self, batch: Batch) -> LossSums:
+        """Those of a part of a batch."""
         return self.criterion(self.network(batch.images, batch.image_sizes), batch)

@@ -12,6 +12,7 @@ from retinanet.data.annotations import CocoData
 from retinanet.device import choose_workers
 from retinanet.errors import DataError
 from retinanet.evaluate.coco import Metrics, evaluate
+from retinanet.model.compiling import uncompiled
 from retinanet.model.network import RetinaNet
 from retinanet.predict.dataset import predict_dataset
 from retinanet.predict.predictor import Predictor
@@ -42,13 +43,14 @@ class Validation:
         predictor = Predictor(runtime, PredictConfig(batch=-(-self.data_config.batch // world_size())))
         workers = choose_workers(self.data_config.workers, sharing=local_world_size())
         parts, images = [], 0
-        for image_ids, detections in predict_dataset(
-            predictor, self.data, workers=workers, title="Validating", rank=rank(), world=world_size()
-        ):
-            parts.append(to_results(detections, image_ids, predictor.classes))
-            images += int((image_ids >= 0).sum())
-            if stopped():
-                break
+        with uncompiled(self.network):
+            for image_ids, detections in predict_dataset(
+                predictor, self.data, workers=workers, title="Validating", rank=rank(), world=world_size()
+            ):
+                parts.append(to_results(detections, image_ids, predictor.classes))
+                images += int((image_ids >= 0).sum())
+                if stopped():
+                    break
         self.network.train()
         images, stops = Tally("the end of a validation", images, int(stopped())).read()
         if stops:
