@@ -94,7 +94,8 @@ def build_network(checkpoint: Checkpoint) -> RetinaNet:
     except (RuntimeError, KeyError) as error:
         names = ", ".join(backbone.name for backbone in checkpoint.record.backbones)
         raise ModelError(
-            f"The model needs timm's {names}, which the installed timm {timm.__version__} does not make; upgrade timm."
+            f"The model needs timm's {names}, which the installed timm {timm.__version__} does not make; upgrade timm "
+            "or, if it is a backbone of your own, register it first."
         ) from error
     _require_fit(checkpoint.state_dict, network.state_dict())
     network.load_state_dict(checkpoint.state_dict)
