@@ -113,7 +113,7 @@ def test_everything_imports_where_optional_packages_are_missing() -> None:
     in_a_fresh_process(
         "import importlib, sys\n"
         "optional = ('triton', 'tensorboard', 'onnx', 'onnxruntime', 'onnxscript', 'nvidia.dali', 'tensorrt',\n"
-        "            'tensorrt_rtx', 'modelopt', 'pycocotools', 'torchcodec')\n"
+        "            'tensorrt_rtx', 'modelopt', 'pycocotools', 'pyarrow', 'torchcodec', 'supervision')\n"
         "sys.modules.update(dict.fromkeys(optional))\n"
         f"for name in {modules}:\n"
         "    importlib.import_module(name)\n"

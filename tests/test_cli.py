@@ -17,7 +17,7 @@ TRAIN_OPTIONS = {
     *("device", "devices", "max-restarts", "save-every", "override"),
 }
 INFER_OPTIONS = {
-    *("images", "annotations", "output", "draw"),
+    *("images", "annotations", "output", "draw", "devices", "resume"),
     *("threshold", "nms", "top-n", "detections"),
     *("resize", "max-size", "canvas", "batch", "workers", "precision", "device"),
 }
@@ -26,7 +26,7 @@ EXPORT_OPTIONS = {
     *("threshold", "nms", "top-n", "detections"),
 }
 IMPORT_OPTIONS = {"annotations", "norm-eps", "odtk-anchors"}
-REPORT_OPTIONS = INFER_OPTIONS - {"draw"}
+REPORT_OPTIONS = INFER_OPTIONS - {"draw", "devices", "resume"}
 DOCTOR_OPTIONS = {
     *("images", "annotations", "val-images", "val-annotations"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),

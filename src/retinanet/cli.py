@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -13,12 +16,13 @@ from retinanet.config import (
     DataConfig,
     ExportConfig,
     ImportConfig,
+    InferConfig,
     ModelConfig,
     PostprocessConfig,
     PredictConfig,
     TrainConfig,
 )
-from retinanet.errors import DataError, RetinaNetError
+from retinanet.errors import DataError, explain
 
 _flat = Parameter(name="*")
 _run, _model, _data, _recipe, _export, _output = (
@@ -91,39 +95,39 @@ def infer(
     output: Annotated[Path, Parameter(group=_output)] = Path("detections.json"),
     draw: Annotated[Path | None, Parameter(group=_output)] = None,
     postprocess: Annotated[PostprocessConfig | None, _flat, Parameter(group=_model)] = None,
-    predict: Annotated[PredictConfig, _flat, Parameter(group=_data)] = PredictConfig(),
+    predict: Annotated[InferConfig, _flat, Parameter(group=_data)] = InferConfig(),
 ) -> None:
-    """Run MODEL on images and write COCO results; with annotations, print COCO's metrics.
+    """Run MODEL on images and write its detections; with annotations, print COCO's metrics.
+
+    Interrupted or killed, it keeps what is done: the same command with --resume does the rest.
 
     Parameters
     ----------
     model
         Checkpoint of `retinanet train`, or artifact of `retinanet export`.
     images
-        Folder of images (searched in depth), or one image.
+        Folder of images (searched in depth), image, video, .txt file of a path a line, or pattern in quotes ('*.jpg').
     annotations
         COCO JSON file: names the images and their ids, and scores the detections.
     output
-        COCO results to write; without annotations, a map of ids to file names is written beside it.
+        Results to write, by their ending: .json (COCO's), .jsonl, .csv or .parquet.
     draw
-        Folder for pictures with the detections drawn in.
+        Folder for pictures, or the video, with the detections drawn in.
     """
-    from retinanet.data.classes import require_same_classes
-    from retinanet.data.coco import read_annotations
-    from retinanet.data.folder import images_only
-    from retinanet.device import choose_workers
     from retinanet.evaluate.coco import evaluate
-    from retinanet.predict.dataset import run_inference
-    from retinanet.predict.predictor import load
+    from retinanet.predict.infer import run_inference
 
-    predictor = load(model, config=predict, postprocess=postprocess)
-    data = read_annotations(annotations, images) if annotations else images_only(images)
-    if annotations:
-        require_same_classes(data, predictor.classes)
-    workers = choose_workers(predict.workers)
-    results = run_inference(predictor, data, output=output, draw=draw, workers=workers, keep=annotations is not None)
-    if results is not None:
-        print(evaluate(data, results).table())
+    scorable = run_inference(
+        model,
+        images=images,
+        annotations=annotations,
+        output=output,
+        draw=draw,
+        config=predict,
+        postprocess=postprocess,
+    )
+    if scorable is not None:
+        print(evaluate(*scorable).table())
 
 
 @app.command
@@ -261,21 +265,28 @@ def main() -> None:
     """Entry point: runs a command; a user's mistake ends in one sentence on stderr and its exit code."""
     try:
         app(exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except CycloptsError as error:
         _fail(f"{error} See `retinanet {_command_given()}--help`.", 2)
-    except RetinaNetError as error:
-        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("Interrupted; nothing was saved since the last checkpoint.", 6)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's
-            _fail(f"The GPU's memory is too small ({reason}); lower --batch or --resize.", 1)
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            _fail(f"Compiling failed ({reason}); give --no-compile.", 1)
-        if reason.startswith("DataLoader worker"):
-            _fail(f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory.", 1)
-        raise
+    except BrokenPipeError:
+        if not _reader_has_left(sys.stdout):
+            raise
+        # As `retinanet … | head` asks for. What is still to be written at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        _fail(str(known), known.exit_code)
+
+
+def _reader_has_left(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _command_given() -> str:

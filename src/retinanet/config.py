@@ -257,6 +257,20 @@ class ImportConfig:
 
 
 @dataclass(frozen=True)
+class InferConfig(PredictConfig):
+    """How `retinanet infer` goes through many images."""
+
+    devices: int | None = None
+    """GPUs that share the images, or processes on a CPU (default: every GPU that is worth it; one process on a CPU)."""
+    resume: bool = False
+    """Go on with the images that an interrupted run has not finished."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.devices is None or self.devices >= 1, f"--devices must be at least 1, but is {self.devices}.")
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """What an exported detector is made for."""
 

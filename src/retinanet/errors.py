@@ -39,3 +39,19 @@ class Interrupted(RetinaNetError):
     """The run was asked to stop; its work is saved."""
 
     exit_code = 6
+
+
+def explain(error: BaseException) -> RetinaNetError | None:
+    """What a user can do about an error that PyTorch raised; None where that is not known."""
+    reason = str(error).partition("\n")[0]
+    if isinstance(error, RetinaNetError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
+        return RetinaNetError(f"The GPU's memory is too small ({reason}); lower --batch or --resize.")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return RetinaNetError(f"Compiling failed ({reason}); give --no-compile.")
+    if isinstance(error, RuntimeError) and reason.startswith("DataLoader worker"):
+        return RetinaNetError(
+            f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory."
+        )
+    return None

@@ -20,8 +20,10 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], folder: Path | None = None) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`, with its ending; at the end it becomes `path`, whole.
+
+    `folder` is another place for the temporary file, on the same file system, that is cleared after a killed process.
 
     Whatever goes wrong inside, the temporary file is removed and an old file at `path` stays as it was. A link is
     followed; a device or a pipe (`/dev/null`) has no place to be renamed to and is given as it is. Hand `torch.save`
@@ -31,12 +33,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         UsageError: the folder does not exist or cannot be written, or `path` is a folder.
         RetinaNetError: the disk is full.
     """
-    if _is_device(path):
+    if is_device(path):
         yield Path(path)
         return
     target = Path(os.path.realpath(path))
     # The stem is cut so that the longer name stays within the 255 bytes of common file systems.
-    temporary = target.with_name(f".{target.stem[:32]}-{secrets.token_hex(4)}{target.suffix}")
+    temporary = (folder or target.parent) / f".{target.stem[:32]}-{secrets.token_hex(4)}{target.suffix}"
     _require_folder(target)
     try:
         yield temporary
@@ -55,7 +57,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: the folder does not exist or cannot be written, or `path` is a folder.
     """
-    if _is_device(path):
+    if is_device(path):
         return
     target = Path(os.path.realpath(path))
     _require_folder(target)
@@ -70,7 +72,8 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def _is_device(path: str | os.PathLike[str]) -> bool:
+def is_device(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a device or a pipe at `path`: nothing that could be renamed, replaced or have neighbours."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 

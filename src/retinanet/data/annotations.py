@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
+from retinanet.data.images import read_image
 from retinanet.errors import DataError
 from retinanet.files import atomic_write
 from retinanet.types import ClassMap
@@ -92,6 +95,19 @@ class CocoData:
         """Where the picture of image `index` lies."""
         assert self.images_dir is not None, "read_annotations was not given the images"
         return self.images_dir / self.file_names[index]
+
+    def read(self, index: int) -> Tensor:
+        """The picture of image `index`, as `read_image` gives it. Raises `DataError` as that does."""
+        return read_image(self.image_path(index))
+
+    def indices_of(self, image_ids: np.ndarray) -> np.ndarray:
+        """Where the images of these ids `[K]`, which must be there, stand: int64 `[K]`."""
+        found: np.ndarray = self._by_id[np.searchsorted(self.image_ids, image_ids, sorter=self._by_id)]
+        return found
+
+    @cached_property
+    def _by_id(self) -> np.ndarray:
+        return np.argsort(self.image_ids, kind="stable")
 
     def training_boxes(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of image `index`: corners float32 `[k, 4]` clipped to it, labels int64 `[k]` and crowd flags bool `[k]`."""

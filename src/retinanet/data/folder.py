@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +11,18 @@ import numpy as np
 
 from retinanet.data.annotations import CocoData, FlatStrings, Problem
 from retinanet.data.images import IMAGE_SUFFIXES, image_size
+from retinanet.data.video import VIDEO_SUFFIXES, read_video
 from retinanet.errors import DataError
 
 
 def images_only(path: Path) -> CocoData:
-    """The image, or all images of the folder tree, at `path`, without annotations: ids 1, 2, … in order of the paths.
+    """The images at `path` (see `find_images`) without annotations: ids 1, 2, … in their order; or a video's frames.
 
     Images whose header can't be read are dropped and become problems. Raises `DataError` if no image is left.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give an image, or a folder of images.")
-    folder, names = (path, walk_images(path)) if path.is_dir() else (path.parent, [path.name])
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return read_video(path)
+    folder, names = find_images(path)
     sizes, kept, dropped = [], [], []
     for image_id, name in enumerate(names, start=1):
         try:
@@ -46,6 +48,31 @@ def images_only(path: Path) -> CocoData:
         status=np.empty(0, np.uint8),
         dropped_images=tuple(dropped),
     )
+
+
+def find_images(path: Path) -> tuple[Path, list[str]]:
+    """A folder, and the images at `path` by their names relative to it.
+
+    `path` is one image, a folder (its tree is searched, sorted), a .txt file with a path a line (relative to the
+    working directory, in its order), or a pattern such as `photos/**/*.jpg` (sorted). Raises `DataError` if it is none.
+    """
+    if path.is_dir():
+        return path, walk_images(path)
+    if path.suffix.lower() == ".txt":
+        try:
+            lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        except OSError as error:
+            raise DataError(f"Cannot read the list of images {path} ({error.strerror}); check the path.") from error
+        names = [line.strip() for line in lines if line.strip()]
+        if not names:
+            raise DataError(f"The list {path} should name an image a line, but is empty.")
+        return Path(), names
+    if path.exists():
+        return path.parent, [path.name]
+    names = sorted(name for name in glob.iglob(str(path), recursive=True) if not os.path.isdir(name))
+    if not names:
+        raise DataError(f"{path} does not exist; give an image, a folder, a list of images (.txt) or a pattern.")
+    return Path(), names
 
 
 def walk_images(folder: Path) -> list[str]:

@@ -62,7 +62,8 @@ class TrainPlan:
 class PredictPlan:
     """Every image once, in order, one canvas after the other; the last batch of each is filled with blanks.
 
-    Of several ranks each takes whole batches, in turn: no image is seen twice, and some have one batch less.
+    `images` `[J]` are the positions of those wanted, by default all. Of several ranks each takes whole batches, in
+    turn: no image is seen twice, and some have one batch less.
     """
 
     def __init__(
@@ -70,23 +71,25 @@ class PredictPlan:
         canvas_of_image: np.ndarray,
         canvases: Sequence[tuple[int, int]],
         batch: int,
+        images: np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._canvases = tuple(canvases)
-        canvas, indices = _lay_out(np.arange(len(canvas_of_image)), canvas_of_image, batch)
+        wanted = np.arange(len(canvas_of_image)) if images is None else images
+        canvas, indices = _lay_out(wanted, canvas_of_image, batch)
         self._canvas, self._indices = canvas[rank::world], indices[rank::world]
         self.steps_per_epoch = len(self._indices)
 
     def batch(self, step: int) -> BatchPlan:
-        """The global batch of a step from 0 to `steps_per_epoch` - 1."""
+        """The batch of a step from 0 to `steps_per_epoch` - 1."""
         return BatchPlan(self._canvases[self._canvas[step]], self._indices[step], epoch=0)
 
 
 def _lay_out(images: np.ndarray, canvas_of_image: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Split images `[I]`, keeping their order, into batches of one canvas: canvas `[S]` and indices `[S, batch]`."""
     canvas, indices = [], []
-    for group in np.unique(canvas_of_image):
+    for group in np.unique(canvas_of_image[images]):
         members = images[canvas_of_image[images] == group]
         blanks = -len(members) % batch
         indices.append(np.append(members, np.full(blanks, BLANK)).reshape(-1, batch))

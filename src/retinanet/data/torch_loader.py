@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
 from retinanet.data.batching import assemble_images, empty_images
-from retinanet.data.images import read_image
 from retinanet.data.loader import Loader, Made
 from retinanet.data.prefetch import prefetch
 from retinanet.data.preparation import Plan, Preparation
@@ -96,7 +95,7 @@ class BatchMaker(Dataset):
 
     def draw(self, index: int, plan: BatchPlan, canvas: Tensor) -> View:
         """Show image `index` on its `canvas` `[3, H, W]`. Raises `DataError` if it can't be used."""
-        image = read_image(self.preparation.data.image_path(index))
+        image = self.preparation.data.read(index)
         view = self.preparation.view(index, (image.shape[1], image.shape[2]), plan)
         show(image, view, canvas)
         return view

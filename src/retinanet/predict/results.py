@@ -1,11 +1,10 @@
-"""Detections as COCO results: in memory for evaluation, as a JSON file for everyone else."""
+"""Detections as COCO results, in memory: what is written into files, read from them, and evaluated."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from retinanet import boxes
 from retinanet.errors import DataError
-from retinanet.files import atomic_write
 from retinanet.types import ClassMap, Detections
 
 BOX_DECIMALS = 3
@@ -73,46 +71,6 @@ def concatenate(parts: Sequence[Results]) -> Results:
         xywh=np.concatenate([np.empty((0, 4)), *(part.xywh for part in parts)]),
         scores=np.concatenate([np.empty(0), *(part.scores for part in parts)]),
     )
-
-
-@contextlib.contextmanager
-def results_writer(path: str | Path) -> Iterator[Callable[[Results], None]]:
-    """Give a function that appends results to the JSON list at `path`; memory does not grow with the number of images.
-
-    The file appears at the end, whole, or not at all if anything fails; it holds one detection a line.
-
-    Raises:
-        UsageError: the folder does not exist or cannot be written.
-        RetinaNetError: the disk is full.
-    """
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        separator = "\n"
-
-        def write(results: Results) -> None:
-            nonlocal separator
-            columns = (results.image_ids, results.category_ids, results.xywh, results.scores)
-            for image_id, category_id, box, score in zip(*(column.tolist() for column in columns), strict=True):
-                file.write(f'{separator}{{"image_id": {image_id}, "category_id": {category_id}, ')
-                file.write(f'"bbox": {box}, "score": {score}}}')
-                separator = ",\n"
-
-        file.write("[")
-        yield write
-        file.write("\n]\n")
-
-
-def write_image_list(results_path: str | Path, images: Iterable[dict[str, Any]], classes: ClassMap) -> Path:
-    """Say beside the results of unannotated images which id is which file: `detections.images.json`, which is returned.
-
-    `images` are COCO's: `id`, `file_name`, and `width` and `height` where they are known. The file is an annotation
-    file without annotations (images and categories), so COCO tools load the results with it.
-    """
-    path = Path(results_path).with_suffix(".images.json")
-    categories = [{"id": id_, "name": name} for id_, name in zip(classes.ids, classes.names, strict=True)]
-    with atomic_write(path) as temporary:
-        content = {"images": list(images), "annotations": [], "categories": categories}
-        temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
-    return path
 
 
 def read_results(path: str | Path) -> Results:

@@ -50,7 +50,7 @@ def run_report(
         data = read_annotations(annotations, images)
         require_same_classes(data, predictor.classes)
         tell_dropped_images(data)
-        results = collect_results(predictor, data, workers=choose_workers(predict.workers), title="Detecting")
+        results, _ = collect_results(predictor, data, workers=choose_workers(predict.workers), title="Detecting")
     write_report(output, data, results, source)
     print(f"Wrote {output}: open it in a browser.", file=sys.stderr)
 

@@ -14,9 +14,9 @@ from retinanet.errors import DataError
 from retinanet.evaluate.coco import Metrics, evaluate
 from retinanet.model.compiling import uncompiled
 from retinanet.model.network import RetinaNet
-from retinanet.predict.dataset import predict_dataset
+from retinanet.predict.dataset import collect_results
 from retinanet.predict.predictor import Predictor
-from retinanet.predict.results import Results, concatenate, to_results
+from retinanet.predict.results import Results
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.train.distributed import Tally, gather_rows, rank, world_size
 from retinanet.train.ranks import local_world_size
@@ -42,15 +42,16 @@ class Validation:
         runtime = TorchRuntime(self.network, postprocess=PostprocessConfig(), device=device, precision=precision)
         predictor = Predictor(runtime, PredictConfig(batch=-(-self.data_config.batch // world_size())))
         workers = choose_workers(self.data_config.workers, sharing=local_world_size())
-        parts, images = [], 0
         with uncompiled(self.network):
-            for image_ids, detections in predict_dataset(
-                predictor, self.data, workers=workers, title="Validating", rank=rank(), world=world_size()
-            ):
-                parts.append(to_results(detections, image_ids, predictor.classes))
-                images += int((image_ids >= 0).sum())
-                if stopped():
-                    break
+            results, images = collect_results(
+                predictor,
+                self.data,
+                workers=workers,
+                title="Validating",
+                rank=rank(),
+                world=world_size(),
+                stopped=stopped,
+            )
         self.network.train()
         images, stops = Tally("the end of a validation", images, int(stopped())).read()
         if stops:
@@ -59,7 +60,7 @@ class Validation:
             raise DataError(
                 f"None of the {len(self.data)} validation images could be used; see what was left out above."
             )
-        self.results = gather_results(concatenate(parts))
+        self.results = gather_results(results)
         return evaluate(self.data, self.results)
 
 

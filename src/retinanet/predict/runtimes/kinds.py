@@ -8,9 +8,11 @@ from pathlib import Path
 from retinanet.config import PostprocessConfig, PredictConfig
 from retinanet.device import choose_device
 from retinanet.errors import ModelError, UsageError
+from retinanet.model.checkpoint import load_checkpoint
 from retinanet.predict.runtimes.base import ArtifactRuntime, Runtime
 from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.predict.runtimes.torch import TorchRuntime
+from retinanet.types import ClassMap
 
 _ARTIFACTS = {
     ".onnx": ("onnx", "OnnxRuntime"),
@@ -29,6 +31,18 @@ def artifact_runtime(path: Path) -> type[ArtifactRuntime] | None:
     # Imported here, for each brings its own optional package.
     runtime: type[ArtifactRuntime] = getattr(importlib.import_module(f"retinanet.predict.runtimes.{module}"), name)
     return runtime
+
+
+def read_classes(path: Path) -> ClassMap:
+    """What the labels of the model at `path` mean, without making it ready to run. Raises `ModelError` as `load`."""
+    kind = artifact_runtime(path)
+    return load_checkpoint(path).record.classes if kind is None else kind.read_record(path).classes
+
+
+def runs_on_gpus(path: Path) -> bool:
+    """Whether the model at `path` is for GPUs where there are some; an ONNX file is for whatever its runtime finds."""
+    kind = artifact_runtime(path)
+    return kind is None or (path.suffix.lower() != ".onnx" and kind.read_record(path).device != "cpu")
 
 
 def open_runtime(path: Path, config: PredictConfig, postprocess: PostprocessConfig | None) -> Runtime:

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from command_line import Command, Shapes, checkpoint
 from retinanet.data.coco import read_annotations
-from retinanet.predict.dataset import predict_dataset
+from retinanet.predict.dataset import open_loader
 from retinanet.predict.predictor import Predictor, load
 
 
@@ -138,7 +138,7 @@ def test_names_in_annotations_never_lead_out_of_the_folder_of_drawings(
 def test_every_image_comes_once(trained: Path, shapes: Shapes) -> None:
     predictor: Predictor = load(trained)
     data = read_annotations(shapes.val_annotations, shapes.val_images)
-    ids = [i for ids, _ in predict_dataset(predictor, data, workers=0, title="") for i in ids.tolist() if i >= 0]
+    ids = [i for batch in open_loader(predictor, data, workers=0) for i in batch.image_ids.tolist() if i >= 0]
     assert sorted(ids) == data.image_ids.tolist()
 
 

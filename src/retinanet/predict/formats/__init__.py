@@ -1,0 +1,1 @@
+"""One small class per format of a results file, all of them streaming."""
