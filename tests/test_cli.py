@@ -1,6 +1,8 @@
 """The command line: its options are pinned, its mistakes end in one sentence, and help does not wait for PyTorch."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -86,6 +88,18 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(words: list[str], names
     assert names in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("output", ["'a line'", "'many lines\\n' * 100_000"])
+def test_a_reader_that_leaves_early_is_no_error(output: str) -> None:
+    """As `retinanet … | head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    script = f"from retinanet import cli\ncli.app = lambda **_: print({output})\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE
 
 
 def test_help_imports_no_heavy_package() -> None:

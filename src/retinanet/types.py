@@ -8,7 +8,9 @@ D detections.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from retinanet import extras
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +73,21 @@ class Detections(NamedTuple):
     """int64 `[N, D]`, class index; `ClassMap` turns it into a category id and a name."""
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     """int64 `[N]`, how many rows are used."""
+
+    def to_supervision(self, classes: ClassMap, image: int = 0) -> Any:
+        """The used rows of one image as a `supervision.Detections` (https://supervision.roboflow.com).
+
+        `class_id` is the class index, 0…C-1; `data` holds the names as `class_name`, where the library's annotators
+        look for them, and the category ids as `category_id`. Raises `UsageError` where the package is missing.
+        """
+        supervision = extras.require("supervision", "supervision", "to_supervision()")
+        used = slice(int(self.count[image]))
+        scores, boxes, labels = (column[image, used].cpu().numpy() for column in self[:3])
+        data = {
+            "class_name": [classes.names[label] for label in labels],
+            "category_id": [classes.ids[label] for label in labels],
+        }
+        return supervision.Detections(xyxy=boxes, confidence=scores, class_id=labels, data=data)
 
 
 @dataclass(frozen=True)

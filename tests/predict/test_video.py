@@ -32,9 +32,8 @@ FRAMES = 9
 def make_video(path: Path, frames: Tensor, rate: float = 10.0) -> Path:
     """Of any size: the usual 4:2:0 would have even sides."""
     encoder = encoders.Encoder()
-    stream = encoder.add_video(
-        height=frames.shape[2], width=frames.shape[3], frame_rate=rate, crf=1, pixel_format="yuv444p"
-    )
+    height, width = frames.shape[2:]
+    stream = encoder.add_video(height=height, width=width, frame_rate=rate, crf=1, pixel_format="yuv444p")
     with encoder.open_file(path):
         stream.add_frames(frames)
     return path
