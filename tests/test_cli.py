@@ -24,7 +24,8 @@ INFER_OPTIONS = {
     *("resize", "max-size", "canvas", "batch", "workers", "precision", "device"),
 }
 EXPORT_OPTIONS = {
-    *("size", "batch", "precision", "device", "verify-images"),
+    *("size", "batch", "precision", "device", "verify-images", "verify-annotations"),
+    *("calibration-images", "calibration-count"),
     *("threshold", "nms", "top-n", "detections"),
 }
 IMPORT_OPTIONS = {"annotations", "norm-eps", "odtk-anchors"}

@@ -14,7 +14,8 @@ from cyclopts import Parameter
 from retinanet.errors import UsageError
 
 Precision = Literal["bf16", "fp16", "fp32"]
-ExportPrecision = Literal["fp16", "fp32"]
+ExportPrecision = Literal["fp16", "fp32", "int8", "fp8"]
+QUANTISED: tuple[ExportPrecision, ...] = ("int8", "fp8")
 NormMode = Literal["frozen", "live"]
 
 DEFAULT_RESIZE = 800
@@ -284,6 +285,12 @@ class ExportConfig:
     """Where it is built and verified: cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
     verify_images: Path | None = None
     """Images, a folder or one, on which the artifact is compared with the checkpoint (default: made-up ones)."""
+    verify_annotations: Path | None = None
+    """COCO file: print the AP of checkpoint and artifact on its images (of --verify-images, or the calibration's)."""
+    calibration_images: Path | None = None
+    """Images like those to come, a folder or one: int8 and fp8 take the ranges of values from them."""
+    calibration_count: int = 128
+    """How many of them are used."""
 
     def __post_init__(self) -> None:
         _require(
@@ -294,3 +301,19 @@ class ExportConfig:
             1 <= self.batch[0] <= self.batch[1] <= self.batch[2],
             f"--batch takes MIN OPT MAX with 1 <= MIN <= OPT <= MAX, but is {' '.join(map(str, self.batch))}.",
         )
+        _require(
+            self.calibration_count >= 1, f"--calibration-count must be at least 1, but is {self.calibration_count}."
+        )
+        _require(
+            self.calibration_images is None or self.precision in QUANTISED,
+            "--calibration-images is for --precision int8 and fp8; add one of them, or leave it out.",
+        )
+        _require(
+            self.verify_annotations is None or self.pictures is not None,
+            "--verify-annotations needs the folder of its images: --verify-images DIR.",
+        )
+
+    @property
+    def pictures(self) -> Path | None:
+        """The images that the artifact is compared on, and that `verify_annotations` is about."""
+        return self.verify_images or self.calibration_images

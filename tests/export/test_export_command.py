@@ -93,7 +93,7 @@ def test_an_export_that_is_ended_leaves_nothing(
     code: int,
     words: str,
 ) -> None:
-    def half_written(detector: object, record: object, path: Path, device: object) -> None:
+    def half_written(detector: object, record: object, path: Path, device: object, ranges: object) -> None:
         path.write_bytes(b"half")
         raise failure
 

@@ -20,11 +20,15 @@ class Tolerance:
     """Largest difference of their edges, as a part of the box's longer side or of 32 pixels, whichever is more."""
     unmatched: float
     """Part of the detections that may have no partner."""
+    ap: float
+    """Largest loss of average precision, 0…1, where there are annotations to measure it with."""
 
 
 TOLERANCES: dict[ExportPrecision, Tolerance] = {
-    "fp32": Tolerance(score=1e-4, box=1e-3, unmatched=0.005),
-    "fp16": Tolerance(score=0.02, box=0.05, unmatched=0.05),
+    "fp32": Tolerance(score=1e-4, box=1e-3, unmatched=0.005, ap=0.0005),
+    "fp16": Tolerance(score=0.02, box=0.05, unmatched=0.05, ap=0.001),
+    "int8": Tolerance(score=0.1, box=0.25, unmatched=0.1, ap=0.01),
+    "fp8": Tolerance(score=0.1, box=0.25, unmatched=0.1, ap=0.01),
 }
 
 

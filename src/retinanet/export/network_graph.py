@@ -25,7 +25,7 @@ INPUTS = ("images", "image_sizes")
 def network_graph(network: RetinaNet, record: ArtifactRecord) -> ir.Model:
     """The network alone as a graph; its outputs are all logits, then all deltas."""
     extras.require("onnxscript", "export", "Exporting to ONNX")
-    if record.precision == "fp16":
+    if record.half:
         network.half()
     fewest, _, most = record.batch
     # An example of 1 would make the batch a constant of the graph.

@@ -15,6 +15,7 @@ from retinanet.export.describe import Built
 from retinanet.export.network_graph import network_graph
 from retinanet.export.nms_graph import NMSForm, add_nms
 from retinanet.export.nodes import Nodes
+from retinanet.export.quantize import Ranges, quantize
 from retinanet.ops.decode import logit_threshold
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import RECORD_KEY, ArtifactRecord
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 OUTPUTS = ("scores", "boxes", "classes")
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device) -> Built:
+def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None) -> Built:
     """Write `out`. The graph is the same for every device.
 
     Raises:
@@ -33,13 +34,13 @@ def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.d
         ExportError: the network cannot be written as a graph.
     """
     extras.require("onnxruntime", "export", "Verifying an ONNX file")  # before minutes of work
-    model = detector_graph(detector, record, nms="operator")
+    model = detector_graph(detector, record, nms="operator", ranges=ranges)
     record = replace(record, versions={**record.versions, "onnx": extras.require("onnx", "export", "ONNX").__version__})
     save(model, record, out)
     return Built(record)
 
 
-def detector_graph(detector: Detector, record: ArtifactRecord, nms: NMSForm) -> ir.Model:
+def detector_graph(detector: Detector, record: ArtifactRecord, nms: NMSForm, ranges: Ranges | None = None) -> ir.Model:
     """The detector on the record's canvas, in its precision, for its batch (dynamic unless it is just one number).
 
     `detector` is changed: its network's weights take the record's precision. Inputs are images uint8 `[N, 3, H, W]` and
@@ -48,6 +49,9 @@ def detector_graph(detector: Detector, record: ArtifactRecord, nms: NMSForm) -> 
     """
     network, postprocess = detector.network, detector.postprocess
     model = network_graph(network, record)
+    if record.quantised:
+        assert ranges is not None
+        quantize(model, ranges, record.precision)
     op = Nodes(model.graph, "postprocess")
     levels = len(network.cell_anchors)
     logits, deltas = model.graph.outputs[:levels], model.graph.outputs[levels:]
@@ -74,7 +78,7 @@ def detector_graph(detector: Detector, record: ArtifactRecord, nms: NMSForm) -> 
         iou_threshold=postprocess.nms,
         detections=postprocess.detections,
         form=nms,
-        half=record.precision == "fp16",
+        half=record.half,
     )
     _set_outputs(model, outputs, postprocess.detections)
     return model

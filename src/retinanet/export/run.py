@@ -12,19 +12,23 @@ import torch
 from retinanet.config import ExportConfig, PostprocessConfig
 from retinanet.device import choose_device
 from retinanet.errors import Interrupted, UsageError
+from retinanet.export.accuracy import annotated_images, require_accuracy
+from retinanet.export.calibration import calibrate, write_calibration
 from retinanet.export.describe import Built, describe, require_memory, summary, tell, too_large
-from retinanet.export.verify import verification_pictures, verify
+from retinanet.export.pictures import verification_pictures
+from retinanet.export.quantize import Ranges, require_quantisable
+from retinanet.export.verify import verify
 from retinanet.files import atomic_write, require_writable
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord, write_sidecar
 from retinanet.predict.runtimes.kinds import artifact_runtime
 
-Builder = Callable[[Detector, ArtifactRecord, Path, torch.device], Built]
-"""`build(detector, record, out, device)` writes the artifact `out`, which its record describes as far as it is known.
+Builder = Callable[[Detector, ArtifactRecord, Path, torch.device, Ranges | None], Built]
+"""`build(detector, record, out, device, ranges)` writes the artifact `out`, which its record describes as far as known.
 
-The detector is in fp32, on the CPU, in evaluation mode, and may be changed. Builders raise `ExportError` and, where a
-package is missing, `UsageError`.
+The detector is in fp32, on the CPU, in evaluation mode, and may be changed. `ranges` are there if the precision is a
+quantised one. Builders raise `ExportError` and, where a package is missing, `UsageError`.
 """
 
 _FORMATS = {".onnx": "onnx", ".pt2": "aoti", ".plan": "tensorrt", ".engine": "tensorrt"}
@@ -47,20 +51,33 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
     checkpoint = load_checkpoint(model)
     record = describe(checkpoint.record, model, _FORMATS[out.suffix.lower()], config, postprocess, device)
     require_memory(record, len(checkpoint.record.cell_anchors[0]))
-    pictures = verification_pictures(config.verify_images, record.canvas)
-    tell(f"Building {out}: {record.precision}, images of {record.canvas[0]} × {record.canvas[1]} pixels.")
-    started = time.monotonic()
+    require_quantisable(record, device)
+    pictures = verification_pictures(config.pictures, record.canvas)
+    annotated = (
+        annotated_images(config.verify_annotations, config.pictures, record.classes)
+        if config.verify_annotations and config.pictures
+        else None
+    )
     try:
+        calibration = calibrate(checkpoint, record, config, out, device) if record.quantised else None
+        tell(f"Building {out}: {record.precision}, images of {record.canvas[0]} × {record.canvas[1]} pixels.")
+        started = time.monotonic()
         with atomic_write(out) as temporary:
             # The builder may change its detector, so the one to compare with is another.
-            built = build(Detector(build_network(checkpoint), postprocess).eval(), record, temporary, device)
+            detector = Detector(build_network(checkpoint), postprocess).eval()
+            built = build(detector, record, temporary, device, calibration.ranges if calibration else None)
             record, seconds = built.record, time.monotonic() - started
             reference = Detector(build_network(checkpoint), postprocess).to(device).eval()
-            runtime = artifact_runtime(out)
-            assert runtime is not None
+            kind = artifact_runtime(out)
+            assert kind is not None
+            runtime = built.stand_in or kind(temporary, record, config.device)
             tell(f"Comparing it with {model} on {len(pictures)} pictures.")
-            lines = verify(built.stand_in or runtime(temporary, record, config.device), reference, record, pictures)
+            lines = verify(runtime, reference, record, pictures)
+            if annotated:
+                lines.append(require_accuracy(runtime, reference, record, annotated))
         write_sidecar(out, record)
+        if calibration:
+            write_calibration(calibration, out)
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted; {out} was not written.") from None
     except (MemoryError, RuntimeError) as error:

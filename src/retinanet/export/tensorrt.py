@@ -16,6 +16,7 @@ from retinanet.export.describe import Built
 from retinanet.export.onnx import detector_graph
 from retinanet.export.plan import Plan, build_plan
 from retinanet.export.plan_precision import in_words, require_engine_precision
+from retinanet.export.quantize import Ranges
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.onnx import OnnxRuntime
@@ -29,7 +30,7 @@ MOST_SORTED = 3840
 """TensorRT's TopK takes no more."""
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device) -> Built:
+def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None) -> Built:
     """Write `out`, with the fixed form of NMS inside. Inputs and outputs are those of an ONNX file.
 
     Raises:
@@ -41,7 +42,7 @@ def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.d
     library = libraries_for(device)[0]
     extras.require("onnxruntime", "export", "Verifying a plan")  # before minutes of work
     ir = extras.require("onnx_ir", "export", "Building a plan")
-    graph = ir.to_proto(detector_graph(detector, record, nms="fixed"))
+    graph = ir.to_proto(detector_graph(detector, record, nms="fixed", ranges=ranges))
     return describe_plan(graph, build_plan(graph, record, out, library, device), out, library, device)
 
 

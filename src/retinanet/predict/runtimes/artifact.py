@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retinanet.config import ExportPrecision, PostprocessConfig
+from retinanet.config import QUANTISED, ExportPrecision, PostprocessConfig
 from retinanet.errors import ModelError, UsageError
 from retinanet.files import atomic_write
 from retinanet.types import ClassMap
@@ -47,6 +47,16 @@ class ArtifactRecord:
     """Size of the file, where nothing inside would show that a part of it is missing."""
     versions: dict[str, str] = field(default_factory=dict)
     """Program → its version, of those that made the file."""
+
+    @property
+    def quantised(self) -> bool:
+        """Whether convolutions compute in 8 bits."""
+        return self.precision in QUANTISED
+
+    @property
+    def half(self) -> bool:
+        """Whether the network computes in half precision where it is not quantised: TensorRT does so fastest."""
+        return self.precision == "fp16" or (self.quantised and self.format == "tensorrt")
 
     def to_json(self) -> str:
         """On one line; the inverse of `from_json`."""

@@ -52,8 +52,12 @@ class OnnxRuntime(ArtifactRuntime):
         providers: list[Any] = ["CPUExecutionProvider"]
         if chosen.type == "cuda":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": chosen.index}))
+        options = onnxruntime.SessionOptions()
+        if self.record.quantised:
+            # Its optimiser takes FP8 for integers, and adds biases rounded to numbers that fp16 does not hold.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = onnxruntime.InferenceSession(path, providers=providers)
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime's own kinds of them
             reason = str(error).partition("\n")[0]
             raise ModelError(f"ONNX Runtime cannot open {path} ({reason}); export the model again.") from error
