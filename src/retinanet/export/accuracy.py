@@ -55,4 +55,5 @@ def require_accuracy(runtime: Runtime, reference: Detector, record: ArtifactReco
 def average_precision(runtime: Runtime, record: ArtifactRecord, data: CocoData, title: str) -> float:
     """COCO's AP, 0…1, with every image on the record's canvas."""
     predictor = Predictor(runtime, PredictConfig(canvas=record.canvas))
-    return evaluate(data, collect_results(predictor, data, workers=choose_workers(None), title=title)).AP
+    results, _ = collect_results(predictor, data, workers=choose_workers(None), title=title)
+    return evaluate(data, results).AP
