@@ -5,7 +5,7 @@ The sentence under each field is its help text. `None` means "decided from the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +17,12 @@ Precision = Literal["bf16", "fp16", "fp32"]
 ExportPrecision = Literal["fp16", "fp32", "int8", "fp8"]
 QUANTISED: tuple[ExportPrecision, ...] = ("int8", "fp8")
 NormMode = Literal["frozen", "live"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["step", "cosine"]
+Matching = Literal["iou", "atss"]
+BoxLoss = Literal["smooth_l1", "giou"]
+ClassLoss = Literal["focal", "quality"]
+RecipeName = Literal["classic", "modern"]
 
 DEFAULT_RESIZE = 800
 LONG_SIDE_RATIO = 1333 / 800
@@ -111,18 +117,44 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What belongs together in how a network learns; each value has its option."""
+
+    optimizer: Optimizer
+    schedule: Schedule
+    matching: Matching
+    box_loss: BoxLoss
+    class_loss: ClassLoss
+
+
+RECIPES: dict[RecipeName, Recipe] = {
+    "classic": Recipe("sgd", "step", "iou", "smooth_l1", "focal"),
+    "modern": Recipe("adamw", "cosine", "iou", "smooth_l1", "focal"),
+}
+DEFAULT_RECIPE: RecipeName = "modern"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How the network learns."""
 
-    epochs: int = 12
-    """Passes over the training images."""
+    recipe: RecipeName | None = None
+    """What the options that follow are by default: classic as the paper has it, or modern (default: modern)."""
+    matching: Matching | None = None
+    """Which anchors learn a box: by fixed thresholds of IoU, or by each box's own (ATSS)."""
+    box_loss: BoxLoss | None = None
+    """Loss of the boxes."""
+    class_loss: ClassLoss | None = None
+    """Loss of the classes: focal, or quality focal, whose scores learn how well the box fits."""
+    epochs: int | None = None
+    """Passes over the training images (default: 12; of few images as many as make 1,000 steps, 300 to fine-tune)."""
     iters: int | None = None
     """Steps, in place of --epochs."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Optimizer | None = None
     """AdamW, or SGD with momentum 0.9."""
     lr: float | None = None
     """Peak learning rate (default: linear in --batch, from 0.0002 at 16 for adamw, 0.01 for sgd)."""
-    schedule: Literal["step", "cosine"] = "cosine"
+    schedule: Schedule | None = None
     """How the learning rate falls: along a half cosine to zero, or by --gamma at --milestones."""
     warmup: int | None = None
     """Steps of linear warm-up (default: 500, at most a tenth of the run; for sgd 1000, at most a third)."""
@@ -158,7 +190,7 @@ class TrainConfig:
     """Start anew where MODEL exists, in place of resuming it."""
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"--epochs must be at least 1, but is {self.epochs}.")
+        _require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, but is {self.epochs}.")
         _require(self.iters is None or self.iters >= 1, f"--iters must be at least 1, but is {self.iters}.")
         _require(self.lr is None or self.lr > 0, f"--lr must be positive, but is {self.lr}.")
         _require(self.warmup is None or self.warmup >= 0, f"--warmup must be at least 0, but is {self.warmup}.")
@@ -182,6 +214,13 @@ class TrainConfig:
             self.weight_decay is None or self.weight_decay >= 0,
             f"--weight-decay must be at least 0, but is {self.weight_decay}.",
         )
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe, with what the options say otherwise."""
+        recipe = RECIPES[self.recipe or DEFAULT_RECIPE]
+        own = {field.name: getattr(self, field.name) for field in fields(recipe)}
+        return replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)

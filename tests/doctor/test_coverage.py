@@ -140,11 +140,13 @@ def test_advice_for_objects_that_shrink_is_a_larger_size(tmp_path: Path) -> None
     assert advised["--resize"] == "512"
 
 
-def test_advice_for_few_images_is_more_epochs(tmp_path: Path) -> None:
+def test_advice_for_few_images_is_to_fine_tune_and_for_very_few_a_smaller_batch(tmp_path: Path) -> None:
     data = coco(tmp_path, [(256, 256)] * 200, grid_of_boxes(64, 256, 200, 60))
-    assert options(data, DataConfig(resize=256)) == {"--epochs": "80"}
+    assert options(data, DataConfig(resize=256)) == {}
+    (advice,) = advise(data, resize_targets(data, 256, 427), DataConfig(resize=256), 4.0)
+    assert all(words in advice.sentence for words in ("200 images", "77 epochs", "1,000 steps", "--fine-tune"))
     few = coco(tmp_path, [(256, 256)] * 20, grid_of_boxes(64, 256, 20, 60))
-    assert options(few, DataConfig(resize=256)) == {"--batch": "4", "--epochs": "200"}
+    assert options(few, DataConfig(resize=256)) == {"--batch": "4"}
 
 
 def test_advice_for_crowded_images_is_more_detections(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from retinanet.model.record import MatchingRecord, ModelRecord
 
 
 def test_a_record_survives_json(ensemble_record):
-    record = replace(ensemble_record, matching=MatchingRecord(low_quality=False), centre_offset=0.0, box_loss="giou")
+    record = replace(ensemble_record, matching=MatchingRecord("atss", low_quality=False), class_loss="quality")
+    record = replace(record, centre_offset=0.0, box_loss="giou")
     assert ModelRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
@@ -33,6 +34,8 @@ def test_a_record_survives_json(ensemble_record):
         ("stride_rule", "guess"),
         ("p6_source", "c4"),
         ("box_loss", "l2"),
+        ("class_loss", "hinge"),
+        ("matching", {"kind": "best"}),
         ("matching", {"positive_iou": 0.3, "negative_iou": 0.4}),
         ("resize", 2000),
         ("surprise", 1),

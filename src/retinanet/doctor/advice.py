@@ -11,10 +11,10 @@ import numpy as np
 from retinanet.config import DataConfig, PostprocessConfig, TrainConfig
 from retinanet.data.annotations import CocoData
 from retinanet.doctor.coverage import MATCHING, Targets, best_ious, resize_targets
+from retinanet.train.length import EPOCHS, STEPS, choose_epochs
 
 GAIN = 0.03
 """Share of the boxes that a setting must win to be worth its sentence."""
-_ENOUGH_STEPS = 1000
 _TINY = 16  # pixels: two cells of the finest level
 _MANY_TINY = 0.1
 _ANCHOR_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -74,22 +74,17 @@ def _size_advice(data: CocoData, targets: Targets, config: DataConfig) -> Iterat
 
 
 def _length_advice(data: CocoData, config: DataConfig) -> Iterator[Advice]:
-    """More epochs or a smaller batch, where the data are few."""
-    batch = config.batch
-    if len(data) < 4 * batch and batch > 1:
-        batch = max(1, 2 ** int(math.log2(max(len(data) / 4, 1))))
-    epochs = TrainConfig().epochs
-    per_epoch = math.ceil(len(data) / batch)
-    if epochs * math.ceil(len(data) / config.batch) >= _ENOUGH_STEPS:
+    """A smaller batch where the data are very few, and where they are few what does more than epochs."""
+    epochs = choose_epochs(TrainConfig(), math.ceil(len(data) / config.batch), fine_tuned=False)
+    if epochs == EPOCHS:
         return
-    enough = math.ceil(_ENOUGH_STEPS / per_epoch / 10) * 10
-    options = {"--batch": str(batch)} if batch != config.batch else {}
-    options["--epochs"] = str(enough)
-    asked = " ".join(f"{option} {value}" for option, value in options.items())
-    steps = epochs * math.ceil(len(data) / config.batch)
+    options: dict[str, str] = {}
+    if len(data) < 4 * config.batch and config.batch > 1:
+        options["--batch"] = str(max(1, 2 ** int(math.log2(max(len(data) / 4, 1)))))
+    asked = f"--batch {options['--batch']}: " if options else ""
     sentence = (
-        f"{asked}: {len(data)} images in batches of {config.batch} are {steps} steps in {epochs} epochs, too few to "
-        f"learn from; this makes {enough * per_epoch:,}. Better still, --fine-tune a model of a larger set."
+        f"{asked}{len(data)} images are few: batches of {config.batch} are seen for {epochs} epochs, to make {STEPS:,} "
+        "steps. A model of a larger set learns more from so few: --fine-tune."
     )
     yield Advice(sentence, options)
 

@@ -1,4 +1,4 @@
-"""The losses of a batch: focal loss of the classes, smooth L1 or GIoU of the boxes (Lin et al. 2017, section 3)."""
+"""The losses of a batch, by the rules of the network's record."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from retinanet.boxes import decode, encode, giou
+from retinanet.model.atss import match_adaptively
 from retinanet.model.compiling import compiled
+from retinanet.model.losses import box_loss, box_quality, by_anchor, class_loss, quality_loss
 from retinanet.model.matcher import match
 from retinanet.model.network import RetinaNet
-from retinanet.model.record import BoxLoss
-from retinanet.ops.focal_loss import focal_loss
 from retinanet.types import Batch, HeadOutputs
-
-SMOOTH_L1_BETA = 0.11
-"""Where smooth L1 turns from square to line (Detectron's value for RetinaNet)."""
 
 
 class LossSums(NamedTuple):
@@ -45,40 +40,21 @@ class Criterion:
         """The losses of `outputs`, differentiable. Shapes are fixed: the device is never waited for."""
         record = self.network.record
         anchors = self.network.anchors(outputs)
-        matched, labels = match(
-            anchors, batch.boxes, batch.labels, batch.crowd, batch.image_sizes, record.matching, compile=self.compile
-        )
+        matched, labels = self.match(anchors, outputs, batch)
         targets = batch.boxes.gather(1, matched[..., None].expand(-1, -1, 4))  # [N, M, 4]
-        deltas = torch.cat([_by_anchor(level, 4) for level in outputs.deltas], dim=1)  # [N, M, 4]
+        deltas = torch.cat([by_anchor(level, 4) for level in outputs.deltas], dim=1).float()  # [N, M, 4]
         positive = labels >= 0
+        if record.class_loss == "quality":
+            quality = box_quality(deltas, anchors, targets, positive)
+            classification = quality_loss(outputs.logits, labels, quality, len(record.classes))
+        else:
+            classification = class_loss(outputs.logits, labels, len(record.classes))
         of_boxes = compiled(box_loss) if self.compile else box_loss
-        return LossSums(
-            class_loss(outputs.logits, labels, len(record.classes)),
-            of_boxes(deltas.float(), anchors, targets, positive, record.box_loss),
-            positive.sum(),
-        )
+        return LossSums(classification, of_boxes(deltas, anchors, targets, positive, record.box_loss), positive.sum())
 
-
-def class_loss(logits: tuple[Tensor, ...], labels: Tensor, classes: int) -> Tensor:
-    """Sum of the focal loss over levels; `labels` `[N, M]` as `match` gives them."""
-    by_level = [_by_anchor(level, classes) for level in logits]
-    parts = torch.split(labels, [level.shape[1] for level in by_level], dim=1)
-    return torch.stack([focal_loss(level, part) for level, part in zip(by_level, parts, strict=True)]).sum()
-
-
-def box_loss(deltas: Tensor, anchors: Tensor, targets: Tensor, positive: Tensor, kind: BoxLoss) -> Tensor:
-    """Sum over positive anchors: smooth L1 of the encoded target, or 1 - GIoU (Rezatofighi et al. 2019).
-
-    `deltas` and `targets` (boxes) are `[N, M, 4]`, `anchors` `[M, 4]`, `positive` `[N, M]`.
-    """
-    # Other anchors aim at themselves and hit: loss and gradient are 0, and no log or division sees an empty box.
-    targets = torch.where(positive[..., None], targets, anchors)
-    deltas = torch.where(positive[..., None], deltas, 0)
-    if kind == "giou":
-        return (1 - giou(decode(deltas, anchors), targets)).where(positive, 0).sum()
-    return F.smooth_l1_loss(deltas, encode(targets, anchors), beta=SMOOTH_L1_BETA, reduction="sum")
-
-
-def _by_anchor(level: Tensor, channels: int) -> Tensor:
-    """`[N, A*channels, H, W]` as `[N, H*W*A, channels]`; a view where memory is channels-last."""
-    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
+    def match(self, anchors: Tensor, outputs: HeadOutputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Box and label of each of `anchors`, by the record's rule."""
+        targets, matching = (batch.boxes, batch.labels, batch.crowd, batch.image_sizes), self.network.record.matching
+        if matching.kind == "iou":
+            return match(anchors, *targets, matching, compile=self.compile)
+        return match_adaptively(anchors, [level.shape[-2] * level.shape[-1] for level in outputs.deltas], *targets)

@@ -72,10 +72,24 @@ def match(
     if matching.low_quality:
         positive |= known.best_of_a_box
     background = (known.highest < matching.negative_iou) & ~known.in_crowd
+    return known.matched, labelled(known.matched, positive, background, labels, image_sizes)
+
+
+def labelled(matched: Tensor, positive: Tensor, background: Tensor, labels: Tensor, image_sizes: Tensor) -> Tensor:
+    """The targets of `match` for anchors `[N, M]` that are positive, background or, where neither, ignored."""
     target = torch.where(background, BACKGROUND, IGNORED)
-    target = torch.where(positive, labels.gather(1, known.matched), target)
+    target = torch.where(positive, labels.gather(1, matched), target)
     blank = (image_sizes == 0).any(dim=1, keepdim=True)
-    return known.matched, target.masked_fill(blank, IGNORED)
+    return target.masked_fill(blank, IGNORED)
+
+
+def crowded(anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
+    """bool `[N, M]`: which `anchors` `[M, 4]` may show one of a crowd of `boxes` `[N, K, 4]`, `crowd` `[N, K]`."""
+    found = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
+    for start in range(0, boxes.shape[1], _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        found |= _in_crowd(boxes[:, chunk], crowd[:, chunk], anchors)
+    return found
 
 
 def _overlaps(boxes: Tensor, matchable: Tensor, anchors: Tensor) -> Tensor:
@@ -93,10 +107,14 @@ def _take_in(known: Comparison, ious: Tensor, start: int, boxes: Tensor, crowd: 
     better = highest > known.highest
     # A chunk has all anchors, so a box's highest IoU is known within it.
     top = ious.amax(dim=2, keepdim=True)
-    enough = intersection(boxes[:, :, None], anchors) >= CROWD_SHARE * area(anchors)
     return Comparison(
         torch.where(better, highest, known.highest),
         torch.where(better, index + start, known.matched),
         known.best_of_a_box | ((ious == top) & (top > 0)).any(dim=1),
-        known.in_crowd | (enough & crowd[:, :, None]).any(dim=1),
+        known.in_crowd | _in_crowd(boxes, crowd, anchors),
     )
+
+
+def _in_crowd(boxes: Tensor, crowd: Tensor, anchors: Tensor) -> Tensor:
+    enough = intersection(boxes[:, :, None], anchors) >= CROWD_SHARE * area(anchors)
+    return (enough & crowd[:, :, None]).any(dim=1)

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from retinanet.config import NormMode
+from retinanet.config import BoxLoss, ClassLoss, Matching, NormMode
 from retinanet.errors import ModelError
 from retinanet.types import ClassMap
 
@@ -17,7 +17,6 @@ RECORD_VERSION = 1
 StrideRule = Literal["nominal", "grid"]
 P6Source = Literal["p5", "c5"]
 HeadNorm = Literal["none", "group"]
-BoxLoss = Literal["smooth_l1", "giou"]
 HEAD_NORM_GROUPS = 32
 LEVELS = 5
 
@@ -54,8 +53,10 @@ class BackboneRecord:
 
 @dataclass(frozen=True)
 class MatchingRecord:
-    """Which anchors are positive, background or ignored (Lin et al. 2017, section 4)."""
+    """Which anchors are positive, background or ignored."""
 
+    kind: Matching = "iou"
+    """`iou`: by the thresholds below (Lin et al. 2017, section 4); `atss`: by each box's own (Zhang et al. 2020)."""
     positive_iou: float = 0.5
     """An anchor of at least this IoU with a box is positive."""
     negative_iou: float = 0.4
@@ -64,6 +65,7 @@ class MatchingRecord:
     """Each box's best anchors are positive too, however low their IoU, unless it is 0."""
 
     def __post_init__(self) -> None:
+        _require(self.kind in get_args(Matching), f"a matching of {get_args(Matching)}", self.kind)
         thresholds = (self.negative_iou, self.positive_iou)
         _require(0 < thresholds[0] <= thresholds[1] <= 1, "0 < negative IoU <= positive IoU <= 1", thresholds)
 
@@ -91,6 +93,7 @@ class ModelRecord:
     """`group`: GroupNorm of 32 groups after each hidden convolution of the heads."""
     matching: MatchingRecord = field(default_factory=MatchingRecord)
     box_loss: BoxLoss = "smooth_l1"
+    class_loss: ClassLoss = "focal"
     resize: int = 800
     """Shorter side of a picture, in pixels."""
     max_size: int = 1333
@@ -107,6 +110,7 @@ class ModelRecord:
             ("p6_source", P6Source),
             ("head_norm", HeadNorm),
             ("box_loss", BoxLoss),
+            ("class_loss", ClassLoss),
         ):
             _require(getattr(self, name) in get_args(choices), f"a {name} of {get_args(choices)}", getattr(self, name))
         grouped = self.head_norm == "none" or self.width % HEAD_NORM_GROUPS == 0

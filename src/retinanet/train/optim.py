@@ -21,15 +21,15 @@ _WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
 
 def peak_rate(config: TrainConfig, batch: int) -> float:
     """`--lr`, or the default for this global batch: linear in it (Goyal et al. 2017)."""
-    return config.lr if config.lr is not None else _LR_AT_16[config.optimizer] * batch / 16
+    return config.lr if config.lr is not None else _LR_AT_16[config.chosen.optimizer] * batch / 16
 
 
 def learning_rate(config: TrainConfig, peak: float, step: int, total_steps: int) -> float:
     """Rate of `step` (0 … total_steps - 1): linear warm-up, then the step or cosine schedule."""
-    most, part = _WARMUP[config.optimizer]
+    most, part = _WARMUP[config.chosen.optimizer]
     warmup = config.warmup if config.warmup is not None else min(most, total_steps // part)
     ramp = min(1.0, WARMUP_START + (1 - WARMUP_START) * step / warmup) if warmup else 1.0
-    if config.schedule == "cosine":
+    if config.chosen.schedule == "cosine":
         return peak * ramp * 0.5 * (1 + math.cos(math.pi * step / total_steps))
     passed = sum(step >= milestone * total_steps for milestone in config.milestones)
     return peak * ramp * config.gamma**passed
@@ -38,13 +38,13 @@ def learning_rate(config: TrainConfig, peak: float, step: int, total_steps: int)
 def build_optimizer(config: TrainConfig, network: nn.Module, peak: float) -> Optimizer:
     """SGD or AdamW over the parameters that learn; biases and norms (one axis) are not decayed."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    decay = config.weight_decay if config.weight_decay is not None else _WEIGHT_DECAY[config.optimizer]
+    decay = config.weight_decay if config.weight_decay is not None else _WEIGHT_DECAY[config.chosen.optimizer]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     fused = parameters[0].is_cuda
-    if config.optimizer == "adamw":
+    if config.chosen.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=peak, fused=fused)
     optimizer = torch.optim.SGD(groups, lr=peak, momentum=MOMENTUM, fused=fused)
     for parameter in parameters:

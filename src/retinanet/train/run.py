@@ -38,6 +38,7 @@ from retinanet.train.distributed import (
     world_size,
 )
 from retinanet.train.launch import launch
+from retinanet.train.length import choose_epochs
 from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
@@ -103,7 +104,8 @@ def _train(
     assert data.classes is not None
     session = open_session(path, data.classes, model_config, data_config, train_config)
     plan = training_plan(data, data_config, train_config.seed)
-    total_steps = train_config.iters or train_config.epochs * plan.steps_per_epoch
+    epochs = choose_epochs(train_config, plan.steps_per_epoch, fine_tuned=model_config.fine_tune is not None)
+    total_steps = train_config.iters or epochs * plan.steps_per_epoch
     require_same("model, data and options", (session.step, total_steps, len(data), data.classes.names))
     if session.step >= total_steps and not (held_out and session.validation_due):
         _say(f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from retinanet.config import DataConfig, ModelConfig, TrainConfig
+from retinanet.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from retinanet.errors import ModelError, UsageError
 from retinanet.model.checkpoint import (
     Checkpoint,
@@ -29,6 +29,7 @@ from retinanet.types import ClassMap
 _OPTION_OF = {
     **{"backbones": "--backbone, --weights or --norm", "width": "--width", "cell_anchors": "--anchor-scale"},
     **{"resize": "--resize", "max_size": "--max-size"},
+    **{"matching": "--matching", "box_loss": "--box-loss", "class_loss": "--class-loss"},
 }
 """Which option decides a field of a new model's record; other fields differ only in what was fine-tuned."""
 
@@ -117,9 +118,9 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
     if path.exists() and not train.override:
         return _resume(path, classes, model, data, train)
     if model.fine_tune is not None:
-        network = _fine_tuned(load_checkpoint(model.fine_tune), classes, model, data)
+        network = _fine_tuned(load_checkpoint(model.fine_tune), classes, model, data, train)
     else:
-        network = create_network(_new_record(classes, model, data), model.weights)
+        network = create_network(_new_record(classes, model, data, train), model.weights)
     return Session(path, network, _settings(network, model, data, train))
 
 
@@ -137,13 +138,13 @@ def tell_other_devices(session: Session, batch: int) -> str | None:
 
 def _settings(network: RetinaNet, model: ModelConfig, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
     return {
-        **{"--batch": data.batch, "--optimizer": train.optimizer, "--ema": train.ema},
+        **{"--batch": data.batch, "--optimizer": train.chosen.optimizer, "--ema": train.ema},
         "--freeze": freeze_stages(network, model),
     }
 
 
-def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig) -> ModelRecord:
-    return create_record(
+def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig) -> ModelRecord:
+    record = create_record(
         classes,
         model.backbone,
         width=model.width,
@@ -153,17 +154,35 @@ def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig) -> Mode
         max_size=data.longest,
         norm=model.norm,
     )
+    return _taught_by(train.chosen, record)
 
 
-def _of_old_record(old: ModelRecord, classes: ClassMap, model: ModelConfig, data: DataConfig) -> ModelRecord:
-    """What the options change in the record of a model that is fine-tuned."""
+def _of_old_record(
+    old: ModelRecord, classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig
+) -> ModelRecord:
+    """What the options change in the record of a model that is fine-tuned.
+
+    It goes on learning by its own matching and losses, unless an option or a recipe is asked for by name.
+    """
     backbones = tuple(replace(backbone, norm=model.norm or backbone.norm) for backbone in old.backbones)
-    return replace(old, classes=classes, backbones=backbones, resize=data.resize, max_size=data.longest)
+    record = replace(old, classes=classes, backbones=backbones, resize=data.resize, max_size=data.longest)
+    if train.recipe is not None:
+        return _taught_by(train.chosen, record)
+    own = {"matching": old.matching.kind, "box_loss": old.box_loss, "class_loss": old.class_loss}
+    asked = {name: getattr(train, name) for name in own if getattr(train, name) is not None}
+    return _taught_by(replace(train.chosen, **{**own, **asked}), record)
 
 
-def _fine_tuned(old: Checkpoint, classes: ClassMap, model: ModelConfig, data: DataConfig) -> RetinaNet:
+def _taught_by(recipe: Recipe, record: ModelRecord) -> ModelRecord:
+    matching = replace(record.matching, kind=recipe.matching)
+    return replace(record, matching=matching, box_loss=recipe.box_loss, class_loss=recipe.class_loss)
+
+
+def _fine_tuned(
+    old: Checkpoint, classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig
+) -> RetinaNet:
     """The old model's architecture and weights, with this data's classes and sizes."""
-    record = _of_old_record(old.record, classes, model, data)
+    record = _of_old_record(old.record, classes, model, data, train)
     network = RetinaNet(record)
     network.load_state_dict(fine_tune_state(old, record))
     return network
@@ -183,9 +202,9 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
             f"({_summary(classes)}): train a new file with --fine-tune {path}, or give --override to replace it."
         )
     if model.fine_tune is None:
-        asked = _new_record(classes, model, data)
+        asked = _new_record(classes, model, data, train)
     else:  # the architecture came from elsewhere
-        asked = _of_old_record(found, classes, model, data)
+        asked = _of_old_record(found, classes, model, data, train)
     network = build_network(checkpoint)
     settings = _settings(network, model, data, train)
     differ = [field.name for field in fields(found) if getattr(found, field.name) != getattr(asked, field.name)]
