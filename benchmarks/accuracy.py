@@ -128,7 +128,8 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     ]
     for row, runs in results.items():
         means = {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
-        scores = " | ".join(f"{100 * means[name]:.1f}" for name in SCORES)
+        # COCO says -1 where there is no such object.
+        scores = " | ".join(f"{100 * means[name]:.1f}" if means[name] >= 0 else "–" for name in SCORES)
         spread = f"{100 * min(run['AP'] for run in runs):.1f}–{100 * max(run['AP'] for run in runs):.1f}"
         lines.append(f"| {row} | {scores} | {spread} | {means['training']:.0f} s | {means['inference']:.0f} s |")
     return "\n".join(lines)
