@@ -26,7 +26,7 @@ INFER_OPTIONS = {
 }
 EXPORT_OPTIONS = {
     *("size", "batch", "precision", "device", "verify-images", "verify-annotations"),
-    *("calibration-images", "calibration-count"),
+    *("calibration-images", "calibration-count", "triton"),
     *("threshold", "nms", "top-n", "detections"),
 }
 IMPORT_OPTIONS = {"annotations", "norm-eps", "odtk-anchors"}

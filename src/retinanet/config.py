@@ -330,6 +330,8 @@ class ExportConfig:
     """Images like those to come, a folder or one: int8 and fp8 take the ranges of values from them."""
     calibration_count: int = 128
     """How many of them are used."""
+    triton: Path | None = None
+    """Model repository of Triton Inference Server, a folder to which the file is added as a model, configured."""
 
     def __post_init__(self) -> None:
         _require(

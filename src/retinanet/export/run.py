@@ -17,6 +17,7 @@ from retinanet.export.calibration import calibrate, write_calibration
 from retinanet.export.describe import Built, describe, require_memory, summary, tell, too_large
 from retinanet.export.pictures import verification_pictures
 from retinanet.export.quantize import Ranges, require_quantisable
+from retinanet.export.triton_repository import require_repository, write_repository
 from retinanet.export.verify import verify
 from retinanet.files import atomic_write, require_writable
 from retinanet.model.checkpoint import build_network, load_checkpoint
@@ -52,6 +53,8 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
     record = describe(checkpoint.record, model, _FORMATS[out.suffix.lower()], config, postprocess, device)
     require_memory(record, len(checkpoint.record.cell_anchors[0]))
     require_quantisable(record, device)
+    if config.triton:
+        require_repository(config.triton, out, record, device)
     pictures = verification_pictures(config.pictures, record.canvas)
     annotated = (
         annotated_images(config.verify_annotations, config.pictures, record.classes)
@@ -78,6 +81,8 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
         write_sidecar(out, record)
         if calibration:
             write_calibration(calibration, out)
+        if config.triton:
+            lines.append(f"Triton's model: {write_repository(config.triton, out, record)}")
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted; {out} was not written.") from None
     except (MemoryError, RuntimeError) as error:
