@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from retinanet.train import reports
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PR_SET_PDEATHSIG = 1
+_AFTER_OTHERS = 2.0
+"""Seconds that a rank which failed stays: where it failed for the death of another, that one is seen first."""
 _NOTHING_SAVED = "Interrupted; nothing was saved since the last checkpoint."
 
 
@@ -56,7 +59,11 @@ def launch(train: Callable[..., None], path: Path, arguments: dict[str, Any], de
             raise Interrupted(_NOTHING_SAVED)
         if death is None:
             return
-        reason = found[0].sentence if found else death
+        rank, reason = death
+        crash = next((report for report in found if report.rank == rank), None)
+        if crash:  # an exception; a rank that is killed leaves no report
+            print(crash.traceback, end="", file=sys.stderr)
+            reason = crash.sentence
         if restarts < config.max_restarts:
             print(
                 f"{reason} Starting all {devices} processes again from the last checkpoint "
@@ -69,8 +76,8 @@ def launch(train: Callable[..., None], path: Path, arguments: dict[str, Any], de
 
 def _run_once(
     folder: Path, train: Callable[..., None], path: Path, arguments: dict[str, Any], devices: int
-) -> str | None:
-    """Start the processes and wait for them; how one died, as a sentence, or None if all came to an end."""
+) -> tuple[int, str] | None:
+    """Start the processes and wait for them; which one died first, and how, or None if all came to an end."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # reports say it in one sentence
     logging.getLogger("torch.multiprocessing").setLevel(logging.CRITICAL)
     launcher = LaunchConfig(
@@ -89,7 +96,7 @@ def _run_once(
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         how = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        return f"The process of rank {rank} ended ({how})."
+        return rank, f"The process of rank {rank} ended ({how})."
     return None
 
 
@@ -109,13 +116,13 @@ def _rank(launcher: int, folder: Path, train: Callable[..., None], path: Path, a
     except RetinaNetError as error:
         reports.write(str(error), exit_code=error.exit_code, crashed=False)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        reports.write(_NOTHING_SAVED, exit_code=Interrupted.exit_code, crashed=False)
+    except KeyboardInterrupt:  # asked to end by the launcher, which knows why
         raise SystemExit(Interrupted.exit_code) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        reports.write(f"Rank {os.environ['RANK']} failed ({reason}).", exit_code=1, crashed=True)
-        traceback.print_exc()
+        sentence = f"Rank {os.environ['RANK']} failed ({reason})."
+        reports.write(sentence, exit_code=1, crashed=True, traceback=traceback.format_exc())
+        time.sleep(_AFTER_OTHERS)
         raise SystemExit(1) from None
 
 

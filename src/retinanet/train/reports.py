@@ -24,6 +24,7 @@ class Report:
     crashed: bool
     """Ended by something else than a mistake of the user: starting again may help."""
     at: float
+    traceback: str = ""
 
 
 def open_folder(folder: Path) -> None:
@@ -33,13 +34,14 @@ def open_folder(folder: Path) -> None:
         temporary.write_text(str(os.getpid()))
 
 
-def write(sentence: str, *, exit_code: int, crashed: bool) -> None:
+def write(sentence: str, *, exit_code: int, crashed: bool, traceback: str = "") -> None:
     """Leave the report of this process, unless it left one."""
     folder = os.environ.get(_FOLDER)
     rank = int(os.environ.get("RANK", "0"))
     if folder is None or (Path(folder) / f"{rank}.json").exists():
         return
     content = {"rank": rank, "sentence": sentence, "exit_code": exit_code, "crashed": crashed, "at": time.time()}
+    content["traceback"] = traceback
     with atomic_write(Path(folder) / f"{rank}.json") as temporary:
         temporary.write_text(json.dumps(content))
 
