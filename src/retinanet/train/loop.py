@@ -11,6 +11,7 @@ from retinanet.evaluate import Metrics
 from retinanet.stop import StopRequest, resume_command
 from retinanet.train.distributed import Tally, world_size
 from retinanet.train.log import TrainLog
+from retinanet.train.memory import take_step
 from retinanet.train.session import Session
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch
@@ -57,7 +58,7 @@ def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], cour
             rate = course.rate(session.step)
             epoch = session.step // course.steps_per_epoch
             tally = Tally(f"step {session.step + 1}", int((batch.image_ids >= 0).sum()), int(stop.requested))
-            losses = step(batch, rate)
+            losses = take_step(step, batch, rate)
             images, stops = tally.read()
             usable, steps = usable + images, steps + 1
             if not usable and steps == course.steps_per_epoch:

@@ -90,6 +90,13 @@ class TrainStep:
 
     def _sum_gradients(self, batch: Batch) -> LossSums:
         """Leave in the parameters the gradient of the losses, summed over parts and ranks; return these sums."""
+        sums = self.own_gradients(batch)
+        sum_gradients(self.parameters)
+        classification, box, positives = global_sum(sums).unbind()
+        return LossSums(classification.float(), box.float(), positives.long())
+
+    def own_gradients(self, batch: Batch) -> Tensor:
+        """The same for this rank alone; float64 `[3]`, the `LossSums` of its parts."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
         for part in batch.split(self.parts):
@@ -101,9 +108,7 @@ class TrainStep:
             self.scaler.scale(told).backward()  # type: ignore[no-untyped-call]
             # Float64 holds the count exactly; one tensor is one message between ranks.
             parts.append(torch.stack([value.detach().double() for value in sums]))
-        sum_gradients(self.parameters)
-        classification, box, positives = global_sum(torch.stack(parts).sum(dim=0)).unbind()
-        return LossSums(classification.float(), box.float(), positives.long())
+        return torch.stack(parts).sum(dim=0)
 
     def _divide_and_clip(self, positives: Tensor) -> Tensor:
         """Make the summed gradients those of the mean loss, at most `clip_norm` long; return their norm before that."""
