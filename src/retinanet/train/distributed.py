@@ -52,9 +52,9 @@ def global_sum(tensor: Tensor) -> Tensor:
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its sum over all ranks; one that a rank lacks counts as zero.
 
-    This comes after the backward pass, not during it as in DistributedDataParallel. A backward pass that is compiled
-    as a whole hands over all gradients at its end, so there is nothing to overlap with unless the graph is cut; and
-    what accumulates over micro-batches is sent once.
+    This comes after the backward pass, not within it by hooks on parameters as in DistributedDataParallel: compiled
+    code hands its gradients over in blocks anyway, what is summed over parts is sent once, and no rank depends on the
+    order in which another one's gradients become ready, or on whether they do.
     """
     if world_size() == 1:
         return

@@ -82,8 +82,10 @@ class Session:
         """Bring optimiser, scaler, average and random numbers to where the checkpoint left them."""
         if self.resumed is None:
             return
-        # The groups hold options such as the weight decay, which may be others now.
+        # The groups hold options such as the weight decay, which may be others now; the rate is the last step's.
         groups = step.optimizer.state_dict()["param_groups"]
+        for group, before in zip(groups, self.resumed["optimizer"]["param_groups"], strict=True):
+            group["lr"] = before["lr"]
         step.optimizer.load_state_dict({**self.resumed["optimizer"], "param_groups": groups})
         step.scaler.load_state_dict(self.resumed["scaler"])
         torch.set_rng_state(self.resumed["rng"])
