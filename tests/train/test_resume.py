@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from command_line import SMALL, Command, Shapes, assert_same, checkpoint, metric_rows, words_of
+from retinanet.predict.results import Results
 from retinanet.train import validation
 
 STEPS = 8
@@ -140,18 +141,22 @@ def test_a_stop_during_a_validation_loses_nothing(
     (tmp_path / "whole").mkdir()
     whole, stopped = tmp_path / "whole" / "model.pth", tmp_path / "model.pth"
     assert train(whole, **options).code == 0
-    detect, calls = validation.predict_dataset, itertools.count()
+    detect, calls = validation.collect_results, itertools.count()
 
-    def stop_in_one(*arguments: Any, **named: Any) -> Iterator[Any]:
-        spare = next(calls) < spared
-        for number, item in enumerate(detect(*arguments, **named)):
-            assert spare or number == 0, "the validation went on"
-            if not spare:
+    def stop_in_one(*arguments: Any, stopped: Callable[[], bool], **named: Any) -> tuple[Results, int]:
+        spare, batches = next(calls) < spared, itertools.count()
+
+        def ask() -> bool:
+            if not spare and next(batches) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            yield item
+            return stopped()
+
+        results, images = detect(*arguments, stopped=ask, **named)
+        assert (images == 7) == spare
+        return results, images
 
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "predict_dataset", stop_in_one)
+        patch.setattr(validation, "collect_results", stop_in_one)
         done = train(stopped, **options)
     assert done.code == 6
     assert f"after step {step} of {STEPS}" in done.sentence
