@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_ALL := $(VENV)/.installed-all
 
-.PHONY: demo test test-all browser lint format clean
+.PHONY: demo test test-all browser ffmpeg lint format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,11 +38,17 @@ browser:
 	  || (apt-get update && apt-get install --yes --no-install-recommends chromium) >/dev/null 2>&1 \
 	  || echo "No Chromium: the tests of pages will be skipped."
 
+# Videos are read by FFmpeg's libraries; the same holds for their tests.
+ffmpeg:
+	@command -v ffmpeg >/dev/null \
+	  || (apt-get update && apt-get install --yes --no-install-recommends ffmpeg) >/dev/null 2>&1 \
+	  || echo "No FFmpeg: the tests of videos will be skipped."
+
 test: $(INSTALLED) browser
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
 # With every optional package that this machine can run.
-test-all: $(INSTALLED_ALL) browser
+test-all: $(INSTALLED_ALL) browser ffmpeg
 	$(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)

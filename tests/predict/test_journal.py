@@ -62,6 +62,16 @@ def test_wherever_a_part_is_cut_off_whole_batches_remain(tmp_path: Path) -> None
         assert_same(list(PartReader(tmp_path, 0).read_new()), batches[:whole])
 
 
+def test_rows_that_never_reached_the_disk_are_not_done(tmp_path: Path) -> None:
+    """As after a power cut, which keeps no order of files."""
+    writer = PartWriter(tmp_path, 0)
+    for batch in (finished(1, 2), finished(3), finished(4, 5)):
+        writer.append(batch)
+    rows = (tmp_path / "0.rows").read_bytes()
+    (tmp_path / "0.rows").write_bytes(rows[:-1])
+    assert_same(list(PartReader(tmp_path, 0).read_new()), [finished(1, 2), finished(3)])
+
+
 def test_rows_that_were_half_written_are_skipped(tmp_path: Path) -> None:
     """As when the disk was full for a moment."""
     writer = PartWriter(tmp_path, 0)

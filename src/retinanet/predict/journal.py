@@ -74,7 +74,7 @@ class PartReader:
         self.broken: dict[str, str] = {}
 
     def read_new(self) -> Iterator[Finished]:
-        """What has come since the last call. A line that a killed process left half-written counts for nothing."""
+        """What has come since the last call. What a killed process, or a power cut, left half-written is not done."""
         if not self._lines.exists():
             return
         with self._lines.open("rb") as lines, self._rows.open("rb") as rows:
@@ -85,7 +85,10 @@ class PartReader:
                 self.broken.update(content.get("broken", {}))
                 if "images" in content:
                     rows.seek(content["start"])
-                    found = np.frombuffer(rows.read(content["rows"] * _ROW.itemsize), _ROW)
+                    block = rows.read(content["rows"] * _ROW.itemsize)
+                    if len(block) < content["rows"] * _ROW.itemsize:
+                        continue
+                    found = np.frombuffer(block, _ROW)
                     results = Results(found["image_id"], found["category_id"], found["xywh"], found["score"])
                     yield Finished(np.array(content["images"], np.int64), results)
 
