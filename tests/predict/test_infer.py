@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,23 @@ def test_names_in_annotations_never_lead_out_of_the_folder_of_drawings(
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before) - {tmp_path / "detections.json"}
     assert len(new) == 7
     assert all(path.is_relative_to(tmp_path / "drawn") for path in new)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
+def test_a_link_to_another_disk_is_followed(infer: Command, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (tmp_path / "detections.json").symlink_to(Path(elsewhere) / "real.json")
+        assert infer().code == 0
+        assert (tmp_path / "detections.json").is_symlink()
+        assert json.loads((Path(elsewhere) / "real.json").read_text())
+        assert [path.name for path in Path(elsewhere).iterdir()] == ["real.json"]
+
+
+def test_results_into_a_device(infer: Command, tmp_path: Path) -> None:
+    done = infer(output=Path("/dev/null"))
+    assert done.code == 0
+    assert "@[" in done.out
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_image_comes_once(trained: Path, shapes: Shapes) -> None:

@@ -155,6 +155,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="move it away"):
         Journal(folder, RUN, resume=False)
     assert (folder / "1.done").read_text() == "mine"
+    with pytest.raises(UsageError, match="give another --output"):
+        Journal(tmp_path / ("a" * 250 + ".partial"), RUN, resume=False)
     shutil.rmtree(folder)
     folder.write_text("a file")
     with pytest.raises(UsageError, match="move it away"):

@@ -51,6 +51,7 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, 100_000, True, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
         ({}, 100_000, False, ["cpu"]),  # a model for whatever its runtime finds
         ({"devices": 2}, 100_000, True, ["cuda:0", "cuda:1"]),
+        ({"devices": 2}, 100_000, False, ["cuda:0", "cuda:1"]),
         ({"devices": 4}, 17, True, ["cuda:0", "cuda:1", "cuda:2"]),  # batches of 8
         ({"device": "cuda"}, 2000, True, ["cuda:0", "cuda:1"]),
         ({"device": "cuda:1"}, 100_000, True, ["cuda:1"]),

@@ -104,7 +104,7 @@ def _do_missing(
                 broken = do_work(predictor, shares[0], stop, delivery)
             else:
                 broken = run_processes(shares, devices, stop, delivery)
-            if stop.requested:
+            if stop.requested and len(delivery.missing()):
                 raise Interrupted
     failed = {int(data.image_ids[index]): broken[str(data.image_path(index))] for index in delivery.missing().tolist()}
     if len(failed) == len(data):

@@ -106,7 +106,10 @@ class Journal:
         description, run = folder / "run.json", json.loads(json.dumps(run))
         if folder.exists() and not description.is_file():
             raise UsageError(f"{folder} should hold unfinished results, but does not; move it away.")
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"Cannot make {folder} ({error.strerror}); give another --output.") from error
         self._lock = (folder / "lock").open("w")
         self._lock_or_refuse()
         if resume and description.is_file():

@@ -46,7 +46,7 @@ def choose_processes(config: InferConfig, model: Path, data: CocoData) -> list[s
     """
     images, most = len(data), 1 if isinstance(data, Video) else config.devices
     batches = -(-images // config.batch)
-    if choose_device(config.device).type == "cpu" or not runs_on_gpus(model):
+    if choose_device(config.device).type == "cpu" or (most is None and not runs_on_gpus(model)):
         return ["cpu"] * max(1, min(most or 1, batches))
     if torch.device(config.device or "cuda").index is not None:
         if (most or 1) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ def open_journal(output: Path, run: dict[str, Any], total: int, *, resume: bool)
                 raise UsageError(f"--resume needs an --output that is a file, but {output} is a device or a pipe.")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "results"
         else:
-            folder = output.with_name(f"{output.name}.partial")
+            target = Path(os.path.realpath(output))  # which may be on another disk than a link to it
+            folder = target.with_name(f"{target.name}.partial")
         journal = Journal(folder, run, resume=resume)
         try:
             yield journal
