@@ -256,7 +256,7 @@ class PredictConfig:
     batch: int = 8
     """Images in one run of the network; an exported model may take fewer, or need more."""
     workers: int | None = None
-    """Processes that read images (default: one a core, at most 16)."""
+    """Processes that read images, for each device (default: the cores shared among them, at most 16)."""
     precision: Precision | None = None
     """Arithmetic of the network (default: fp16 on GPUs, fp32 on CPUs)."""
     device: str | None = None
