@@ -104,10 +104,11 @@ class Journal:
         """
         self.folder = folder
         description, run = folder / "run.json", json.loads(json.dumps(run))
-        if folder.exists() and not description.is_file():
-            raise UsageError(f"{folder} should hold unfinished results, but does not; move it away.")
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir()
+        except FileExistsError as error:
+            if not description.is_file():
+                raise UsageError(f"{folder} should hold unfinished results, but does not; move it away.") from error
         except OSError as error:
             raise UsageError(f"Cannot make {folder} ({error.strerror}); give another --output.") from error
         self._lock = (folder / "lock").open("w")
