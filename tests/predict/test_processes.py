@@ -75,6 +75,23 @@ def test_more_devices_than_there_are(options: dict, words: str) -> None:
         choose_processes(InferConfig(**options), Path("model.plan.pth"), range(100_000))
 
 
+@pytest.mark.parametrize(
+    ("given", "device", "seen"),
+    [(None, "cuda:1", "1"), ("4,GPU-7", "cuda:1", "GPU-7"), ("4,GPU-7", "cpu", "4,GPU-7"), (None, "cpu", "None")],
+)
+def test_a_process_sees_its_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, device: str, seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    script = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    with processes.only_visible(device):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == seen
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
+
+
 @pytest.fixture
 def infer(retinanet: Command, trained: Path, shapes: Shapes, tmp_path: Path) -> Command:
     def run(**options: object):

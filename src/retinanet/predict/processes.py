@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from retinanet.stop import StopRequest
 
 WORTH_A_PROCESS = 1000
 """Images: a GPU does about as many in the seconds that a process takes to start."""
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _POLL = 0.2  # seconds between looks at what has been finished
 
 
@@ -94,10 +96,26 @@ def _start(work: Work, device: str) -> _Process:
     context = multiprocessing.get_context("spawn")
     failure, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, device, sender))
-    process.start()
+    with only_visible(device):
+        process.start()
     sender.close()
     name = f"Process {work.rank + 1} of {work.world} ({device})"
     return _Process(name, process, failure, PartReader(work.journal, work.part))
+
+
+@contextlib.contextmanager
+def only_visible(device: str) -> Iterator[None]:
+    """A process that starts inside sees this GPU alone, and takes it as a single process would."""
+    given = os.environ.get(_VISIBLE)
+    if device != "cpu":
+        index = torch.device(device).index
+        os.environ[_VISIBLE] = given.split(",")[index] if given else str(index)
+    try:
+        yield
+    finally:
+        os.environ.pop(_VISIBLE, None)
+        if given is not None:
+            os.environ[_VISIBLE] = given
 
 
 def _deliver_new(running: Sequence[_Process], deliver: Callable[[Finished], None]) -> None:
@@ -128,12 +146,7 @@ def _run(work: Work, device: str, failure: Connection) -> None:
     """The whole life of a process."""
     os.setsid()  # so that Ctrl-C reaches the parent alone, which asks this process to stop
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    if device.startswith("cuda"):
-        # It sees its GPU alone, and takes it as a single process would.
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        index = torch.device(device).index
-        os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[index] if given else str(index)
-    else:
+    if device == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // work.world))
     try:
         with StopRequest(repeated=True) as stop:
