@@ -17,12 +17,12 @@ TRAIN_OPTIONS = {
     *("recipe", "matching", "box-loss", "class-loss"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
     *("accumulate", "ema", "compile", "no-compile", "precision", "val-every", "seed"),
-    *("device", "devices", "max-restarts", "save-every", "override"),
+    *("device", "devices", "loader", "max-restarts", "save-every", "override"),
 }
 INFER_OPTIONS = {
     *("images", "annotations", "output", "draw", "devices", "resume"),
     *("threshold", "nms", "top-n", "detections"),
-    *("resize", "max-size", "canvas", "batch", "workers", "precision", "device"),
+    *("resize", "max-size", "canvas", "batch", "workers", "precision", "device", "loader"),
 }
 EXPORT_OPTIONS = {
     *("size", "batch", "precision", "device", "verify-images", "verify-annotations"),

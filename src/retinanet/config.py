@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from retinanet.errors import UsageError
 
 Precision = Literal["bf16", "fp16", "fp32"]
+LoaderKind = Literal["auto", "dali", "torch"]
 ExportPrecision = Literal["fp16", "fp32", "int8", "fp8"]
 QUANTISED: tuple[ExportPrecision, ...] = ("int8", "fp8")
 NormMode = Literal["frozen", "live"]
@@ -180,6 +181,8 @@ class TrainConfig:
     """Seed of initial weights, order of images and augmentation."""
     device: str | None = None
     """cuda, cuda:1, cpu … (default: GPUs where there are any)."""
+    loader: LoaderKind = "auto"
+    """What reads images: DALI or PyTorch (auto: DALI on a GPU where it is installed)."""
     devices: int | None = None
     """GPUs, or processes on a CPU, that train together (default: every GPU; one process on a CPU)."""
     max_restarts: int = 2
@@ -261,6 +264,8 @@ class PredictConfig:
     """Arithmetic of the network (default: fp16 on GPUs, fp32 on CPUs)."""
     device: str | None = None
     """cuda, cuda:1, cpu … (default: the first GPU where there is one)."""
+    loader: LoaderKind = "auto"
+    """What reads images: DALI or PyTorch (auto: DALI on a GPU where it is installed)."""
 
     def __post_init__(self) -> None:
         _require(

@@ -12,8 +12,9 @@ from rich.progress import Progress
 from torch import Tensor
 
 from retinanet.data.annotations import CocoData
+from retinanet.data.loader import Loader
+from retinanet.data.loading import make_loader
 from retinanet.data.sampler import PredictPlan
-from retinanet.data.torch_loader import TorchLoader
 from retinanet.data.video import Video
 from retinanet.predict.pipeline import run_batches
 from retinanet.predict.predictor import Predictor
@@ -30,7 +31,7 @@ def open_loader(
     rank: int = 0,
     world: int = 1,
     shared: bool = False,
-) -> TorchLoader:
+) -> Loader:
     """Batches for `predictor`: of all images, or of some (positions in the data), or of one rank's share of these.
 
     The canvases are those of all of the data, so that an image's detections do not depend on which are run with it.
@@ -38,10 +39,10 @@ def open_loader(
     """
     canvas_of_image, canvases = predictor.group_by_canvas(data.sizes)
     plan = PredictPlan(canvas_of_image, canvases, predictor.batch, images, rank, world)
-    device = predictor.runtime.device
+    kind, device = predictor.loader, predictor.runtime.device
     if isinstance(data, Video):
-        workers = min(workers, 1)  # several would each decode all of it
-    return TorchLoader(data, plan, predictor.resize, predictor.max_size, workers=workers, shared=shared, device=device)
+        kind, workers = "torch", min(workers, 1)  # several would each decode all of it
+    return make_loader(kind, device, data, plan, predictor.resize, predictor.max_size, workers=workers, shared=shared)
 
 
 def collect_results(

@@ -47,6 +47,7 @@ class Predictor:
 
     def __init__(self, runtime: Runtime, config: PredictConfig = PredictConfig()) -> None:
         self.runtime = runtime
+        self.loader = config.loader
         self.resize = config.resize or runtime.resize
         # A model's bound follows its shorter side, unless it is given.
         self.max_size = config.max_size or round(runtime.max_size * self.resize / runtime.resize)

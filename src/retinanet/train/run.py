@@ -14,8 +14,8 @@ from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
 from retinanet.data.classes import require_same_classes
 from retinanet.data.coco import read_annotations
+from retinanet.data.loading import make_loader
 from retinanet.data.sampler import TrainPlan
-from retinanet.data.torch_loader import TorchLoader
 from retinanet.device import choose_precision, choose_workers, tune
 from retinanet.errors import DataError, Interrupted, UsageError
 from retinanet.files import require_writable
@@ -116,7 +116,9 @@ def _train(
     step = _training_step(network, data_config, train_config, device)
     _say(tell_other_devices(session, data_config.batch))
     session.restore(step)
-    loader = TorchLoader(
+    loader = make_loader(
+        train_config.loader,
+        device,
         data,
         plan,
         data_config.resize,

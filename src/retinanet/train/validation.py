@@ -40,7 +40,8 @@ class Validation:
         """
         device, precision = self.network.cell_anchors.device, self.train_config.precision
         runtime = TorchRuntime(self.network, postprocess=PostprocessConfig(), device=device, precision=precision)
-        predictor = Predictor(runtime, PredictConfig(batch=-(-self.data_config.batch // world_size())))
+        batch = -(-self.data_config.batch // world_size())
+        predictor = Predictor(runtime, PredictConfig(batch=batch, loader=self.train_config.loader))
         workers = choose_workers(self.data_config.workers, sharing=local_world_size())
         with uncompiled(self.network):
             results, images = collect_results(
