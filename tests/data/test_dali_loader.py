@@ -50,12 +50,14 @@ def data_in(source, folder=None):
     return dataclasses.replace(data, images_dir=folder or source)
 
 
-def loaders(data, augment=AUGMENT, batch=4, steps=None, workers=2, resize=RESIZE, max_size=MAX_SIZE, **slices):
+def loaders(
+    data, augment=AUGMENT, batch=4, steps=None, workers=2, resize=RESIZE, max_size=MAX_SIZE, device=CPU, **slices
+):
     """DALI's and PyTorch's, of the same data."""
     canvases = group_by_canvas(data.sizes, resize, max_size)
     plan = TrainPlan(*canvases, batch, seed=0) if augment else PredictPlan(*canvases, batch)
     steps = range(plan.steps_per_epoch) if steps is None else steps
-    dali = DaliLoader(Preparation(data, plan, resize, max_size, augment, 5, **slices), steps, workers, CPU)
+    dali = DaliLoader(Preparation(data, plan, resize, max_size, augment, 5, **slices), steps, workers, device)
     torchs = TorchLoader(
         data, plan, resize, max_size, augment, seed=5, start_step=steps.start, total_steps=steps.stop, **slices
     )
@@ -261,3 +263,17 @@ def test_leaving_early_ends_the_threads(source):
     del batches
     assert not any(thread.name.startswith("read") for thread in threading.enumerate())
     assert threading.active_count() <= before + 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(source, folder, monkeypatch):
+    """Batches lie there, ids here; a file that it fails on does not end the run."""
+    monkeypatch.setattr(encoded, "is_whole", lambda content, header: True)
+    whole = (folder / "00002.jpg").read_bytes()
+    (folder / "00002.jpg").write_bytes(whole[: len(whole) // 2])
+    device = torch.device("cuda", 0)
+    dali, torchs = loaders(data_in(source, folder), steps=range(15), device=device)
+    found = list(dali)
+    assert [tensor.device for tensor in found[0]] == [device] * 5 + [CPU, device]
+    assert_same_views([batch.to(CPU) for batch in found], list(torchs))

@@ -114,5 +114,5 @@ def decoder_load(device: torch.device) -> float:
     capability = torch.cuda.get_device_capability(device)
     if capability >= (9, 0):
         return 0.9  # measured on an H100: with 0.65 it was less than half as fast
-    # An A100's is slower: NVIDIA's measurements have their best at three quarters. Others have none to give it to.
+    # An A100's is slower: NVIDIA's measurements have their best at three quarters. For others it is DALI's own choice.
     return 0.75 if capability == (8, 0) else 0.65
