@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from retinanet.data.encoded import EncodedBatch
 from retinanet.extras import require
@@ -102,7 +103,7 @@ class DaliPipeline:
             if "decode" not in str(error):
                 raise
             raise DecodingFailed([int(slot) for slot in re.findall(r"sample #(\d+)", str(error))]) from error
-        images = torch.from_dlpack(drawn.as_tensor())
+        images = from_dlpack(drawn.as_tensor())
         self._pipeline.release_outputs()
         return images.permute(0, 3, 1, 2)
 

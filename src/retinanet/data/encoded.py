@@ -41,7 +41,8 @@ def encode(maker: BatchMaker, plan: BatchPlan, refused: Collection[int]) -> Enco
     """Read what `plan` describes; images that are no ordinary JPEGs, or `refused` (indices), are drawn here."""
     data, indices = maker.preparation.data, plan.indices
     count = len(indices)
-    files, shown = [_BLACK_PIXEL] * count, _nothing(count)
+    files = [_BLACK_PIXEL] * count
+    shown: list[View | None] = [None] * count
     sizes = np.ones((count, 2))  # (height, width) of the displayed pictures
     drawn: dict[int, Tensor] = {}
     broken: dict[str, str] = {}
@@ -62,10 +63,6 @@ def encode(maker: BatchMaker, plan: BatchPlan, refused: Collection[int]) -> Enco
     by_dali = [None if slot in drawn else view for slot, view in enumerate(shown)]
     batch = assemble_images(data, indices, shown, torch.empty(0))
     return EncodedBatch(plan, files, _place(by_dali, sizes, plan.canvas), batch, drawn, broken)
-
-
-def _nothing(count: int) -> list[View | None]:
-    return [None] * count
 
 
 def _read(path: str) -> tuple[np.ndarray, tuple[int, int]] | None:
