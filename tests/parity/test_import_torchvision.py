@@ -18,7 +18,8 @@ from torchvision_twin import (
     torchvision_outputs,
 )
 
-from retinanet.config import ImportConfig, PostprocessConfig
+from retinanet.config import ExportConfig, ImportConfig, PostprocessConfig
+from retinanet.export.run import run_export
 from retinanet.foreign.run import run_import
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.model.network import RetinaNet
@@ -112,3 +113,13 @@ def test_names_and_ids_are_cocos(tmp_path: Path) -> None:
     classes = imported(random_model("v1"), tmp_path).record.classes
     assert list(classes.ids) == COCO_IDS
     assert list(classes.names) == [_COCO_CATEGORIES[id_] for id_ in COCO_IDS]
+
+
+@pytest.mark.slow
+def test_an_import_exports(tmp_path: Path) -> None:
+    """Group norm, whole-number strides that are not nominal, cells' centres at their corners; the export compares."""
+    pytest.importorskip("onnxscript")
+    imported(random_model("v2"), tmp_path)
+    config = ExportConfig(size=(160, 224), batch=(1, 2, 2), precision="fp32", device="cpu")
+    run_export(tmp_path / "ours.pth", tmp_path / "ours.onnx", config, PostprocessConfig(threshold=0.02))
+    assert (tmp_path / "ours.onnx").stat().st_size > 1e8
