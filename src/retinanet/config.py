@@ -140,23 +140,23 @@ class TrainConfig:
     """How the network learns."""
 
     recipe: RecipeName | None = None
-    """What the options that follow are by default: classic as the paper has it, or modern (default: modern)."""
+    """What matching, losses, optimizer and schedule are by default: the paper's, or modern (default: modern)."""
     matching: Matching | None = None
-    """Which anchors learn a box: by fixed thresholds of IoU, or by each box's own (ATSS)."""
+    """Which anchors learn a box: by fixed thresholds of IoU, or by each box's own, ATSS (default: the recipe's)."""
     box_loss: BoxLoss | None = None
-    """Loss of the boxes."""
+    """Loss of the boxes (default: the recipe's)."""
     class_loss: ClassLoss | None = None
-    """Loss of the classes: focal, or quality focal, whose scores learn how well the box fits."""
+    """Loss of the classes: focal, or quality, whose scores learn how well a box fits (default: the recipe's)."""
     epochs: int | None = None
     """Passes over the training images (default: 12; of few images as many as make 1,000 steps, 300 to fine-tune)."""
     iters: int | None = None
     """Steps, in place of --epochs."""
     optimizer: Optimizer | None = None
-    """AdamW, or SGD with momentum 0.9."""
+    """AdamW, or SGD with momentum 0.9 (default: the recipe's)."""
     lr: float | None = None
     """Peak learning rate (default: linear in --batch, from 0.0002 at 16 for adamw, 0.01 for sgd)."""
     schedule: Schedule | None = None
-    """How the learning rate falls: along a half cosine to zero, or by --gamma at --milestones."""
+    """The rate falls along a half cosine to zero, or by --gamma at --milestones (default: the recipe's)."""
     warmup: int | None = None
     """Steps of linear warm-up (default: 500, at most a tenth of the run; for sgd 1000, at most a third)."""
     milestones: tuple[float, ...] = (0.667, 0.917)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from retinanet.config import DataConfig, ModelConfig, Recipe, TrainConfig
+from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.errors import ModelError, UsageError
 from retinanet.model.checkpoint import (
     Checkpoint,
     build_network,
     create_network,
-    create_record,
     fine_tune_state,
     load_checkpoint,
     save_checkpoint,
 )
 from retinanet.model.network import RetinaNet
-from retinanet.model.record import ModelRecord
 from retinanet.train.distributed import is_main, world_size
 from retinanet.train.freezing import freeze_stages
+from retinanet.train.records import fine_tuned_record, new_record
 from retinanet.train.step import TrainStep
 from retinanet.types import ClassMap
 
@@ -122,7 +121,7 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
     if model.fine_tune is not None:
         network = _fine_tuned(load_checkpoint(model.fine_tune), classes, model, data, train)
     else:
-        network = create_network(_new_record(classes, model, data, train), model.weights)
+        network = create_network(new_record(classes, model, data, train), model.weights)
     return Session(path, network, _settings(network, model, data, train))
 
 
@@ -145,46 +144,11 @@ def _settings(network: RetinaNet, model: ModelConfig, data: DataConfig, train: T
     }
 
 
-def _new_record(classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig) -> ModelRecord:
-    record = create_record(
-        classes,
-        model.backbone,
-        width=model.width,
-        weights=model.weights,
-        anchor_scale=model.anchor_scale,
-        resize=data.resize,
-        max_size=data.longest,
-        norm=model.norm,
-    )
-    return _taught_by(train.chosen, record)
-
-
-def _of_old_record(
-    old: ModelRecord, classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig
-) -> ModelRecord:
-    """What the options change in the record of a model that is fine-tuned.
-
-    It goes on learning by its own matching and losses, unless an option or a recipe is asked for by name.
-    """
-    backbones = tuple(replace(backbone, norm=model.norm or backbone.norm) for backbone in old.backbones)
-    record = replace(old, classes=classes, backbones=backbones, resize=data.resize, max_size=data.longest)
-    if train.recipe is not None:
-        return _taught_by(train.chosen, record)
-    own = {"matching": old.matching.kind, "box_loss": old.box_loss, "class_loss": old.class_loss}
-    asked = {name: getattr(train, name) for name in own if getattr(train, name) is not None}
-    return _taught_by(replace(train.chosen, **{**own, **asked}), record)
-
-
-def _taught_by(recipe: Recipe, record: ModelRecord) -> ModelRecord:
-    matching = replace(record.matching, kind=recipe.matching)
-    return replace(record, matching=matching, box_loss=recipe.box_loss, class_loss=recipe.class_loss)
-
-
 def _fine_tuned(
     old: Checkpoint, classes: ClassMap, model: ModelConfig, data: DataConfig, train: TrainConfig
 ) -> RetinaNet:
     """The old model's architecture and weights, with this data's classes and sizes."""
-    record = _of_old_record(old.record, classes, model, data, train)
+    record = fine_tuned_record(old.record, classes, model, data, train)
     network = RetinaNet(record)
     network.load_state_dict(fine_tune_state(old, record))
     return network
@@ -204,9 +168,9 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
             f"({_summary(classes)}): train a new file with --fine-tune {path}, or give --override to replace it."
         )
     if model.fine_tune is None:
-        asked = _new_record(classes, model, data, train)
+        asked = new_record(classes, model, data, train)
     else:  # the architecture came from elsewhere
-        asked = _of_old_record(found, classes, model, data, train)
+        asked = fine_tuned_record(found, classes, model, data, train)
     network = build_network(checkpoint)
     settings = _settings(network, model, data, train)
     differ = [field.name for field in fields(found) if getattr(found, field.name) != getattr(asked, field.name)]
