@@ -130,6 +130,7 @@ def odtk(**changes: object) -> dict[str, object]:
         (lambda state: {"model": Code()}, ["objects", "never loaded"]),
         (lambda state: [1, 2], ["list"]),
         (lambda state: {"conv1.weight": torch.zeros(3)}, ["other keys", "conv1.weight"]),
+        (lambda state: {"model": 3}, ["other keys", "model"]),
         (lambda state: {"format": "retinanet checkpoint"}, ["already"]),
         (lambda state: without(state, "backbone.body.conv1.weight"), ["1 of them", "backbones.0.body.conv1.weight"]),
         (lambda state: {**state, "head.quality.weight": torch.zeros(3)}, ["1 of them", "head.quality.weight"]),

@@ -33,8 +33,9 @@ def run_import(source: Path, model: Path, config: ImportConfig) -> None:
 def _import(source: Path, content: dict, categories: Categories | None, config: ImportConfig) -> RetinaNet:
     if is_odtk(content):
         return import_odtk(source, content, categories, config.odtk_anchors)
-    state = content.get("model", content)  # torchvision's reference training keeps it there
-    if isinstance(state, dict) and is_torchvision(state):
+    inner = content.get("model")  # torchvision's reference training keeps it there
+    state = inner if isinstance(inner, dict) else content
+    if is_torchvision(state):
         return import_torchvision(source, state, categories, config.norm_eps)
     if content.get("format") == FORMAT:
         raise ModelError(f"{source} is a checkpoint of this program already; use it as it is.")
