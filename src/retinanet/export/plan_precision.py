@@ -63,14 +63,15 @@ def engine_precisions(engine: Any, module: Any, expected: Mapping[str, str]) -> 
     text = inspector.get_engine_information(module.LayerInformationFormat.JSON)
     found: dict[str, set[str]] = {}
     for layer in json.loads(text).get("Layers", []):
-        if not isinstance(layer, dict):  # names alone, where the engine keeps no more
+        # An engine that keeps no more has names in place of layers. A change of format computes nothing.
+        if not isinstance(layer, dict) or layer.get("LayerType") == "Reformat":
             continue
         names = {*re.findall(r"\[ONNX Layer: ([^\]]*)\]", layer.get("Metadata", "")), *layer["Name"].split(" + ")}
         tensors = [*layer.get("Inputs", []), *layer.get("Outputs", []), layer.get("Weights", {})]
         texts = [str(tensor[key]) for tensor in tensors for key in tensor if key.endswith(("Datatype", "Type"))]
         types = {_OF_ENGINE[match.lower()] for words in texts for match in _ENGINE_TYPE.findall(words)}
-        if types:
-            found |= dict.fromkeys(names & expected.keys(), types)
+        for name in names & expected.keys() if types else ():
+            found.setdefault(name, set()).update(types)
     return found
 
 

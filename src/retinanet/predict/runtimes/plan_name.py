@@ -29,13 +29,13 @@ def record_of_name(name: str, where: object) -> ArtifactRecord:
     """
     try:
         values = json.loads(name)
-        classes = values["classes"]
+        ids, names = (values["classes"][part] for part in ("ids", "names"))
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"{where} is a plan that was not made here: it says neither its classes nor its canvas; "
             "use one that `retinanet export` wrote."
         ) from error
-    if not classes["ids"]:
+    if not ids:
         raise ModelError(f"{where} has too many classes to name them inside; copy its record {where}.json beside it.")
-    classes["names"] = classes["names"] or [str(category_id) for category_id in classes["ids"]]
+    values["classes"]["names"] = names or [str(category_id) for category_id in ids]
     return ArtifactRecord.from_json(json.dumps(values), where)

@@ -118,7 +118,7 @@ def _open_by_any(path: Path, device: torch.device) -> Any:
 def misfit(path: Path, record: ArtifactRecord, library: Library, device: torch.device) -> str | None:
     """Why the plan at `path` cannot run on `device`, in a clause; None where it can."""
     if device.type != "cuda":
-        return "this machine has no GPU"
+        return "plans run on GPUs, and this is a CPU"
     major, minor = torch.cuda.get_device_capability(device)
     if library.portable:
         runtime = library.module.Runtime(library.logger)
