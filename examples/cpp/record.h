@@ -14,6 +14,7 @@ inline std::vector<int> numbers(const std::string& record, const std::string& na
   const char* text = record.c_str() + at + key.size();
   const bool list = *text == '[';
   std::vector<int> found;
+  if (list && text[1] == ']') return found;
   do {
     char* end;
     found.push_back(int(std::strtol(text + list, &end, 10)));  // past the bracket or the comma

@@ -1,9 +1,10 @@
-"""The C++ programs: detect is built against the installed PyTorch and finds what Python finds."""
+"""The C++ programs: detect is built against PyTorch and finds what Python finds, the other against a stand-in."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,24 @@ from PIL import Image
 
 from command_line import Shapes
 from retinanet import load
+from retinanet.config import PostprocessConfig
 from retinanet.data.images import read_image
+from retinanet.predict.runtimes.artifact import ArtifactRecord
+from retinanet.predict.runtimes.plan_name import plan_name
+from retinanet.preprocess import fit_to_canvas
+from retinanet.types import ClassMap
 
 SOURCES = Path(__file__).parents[2] / "examples" / "cpp"
-NVINFER = next(Path("/usr").glob("**/NvInfer.h"), None)
-CUDART = next(Path("/usr").glob("**/cuda_runtime_api.h"), None)
+STAND_IN = Path(__file__).parent / "fake_tensorrt"
+NVINFER = next(Path("/usr").glob("**/NvInferRuntime.h"), None)
+CUDART = next(
+    (
+        path
+        for root in ("/usr", Path(torch.__file__).parents[1] / "nvidia")
+        for path in Path(root).rglob("cuda_runtime_api.h")
+    ),
+    None,
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +98,95 @@ def test_detect_says_what_is_wrong(detect: Path, aoti_package: Path, tmp_path: P
 def test_the_tensorrt_program_compiles() -> None:
     assert NVINFER is not None
     assert CUDART is not None
-    done = run(
-        "g++", "-std=c++20", "-fsyntax-only", f"-I{NVINFER.parent}", f"-I{CUDART.parent}", SOURCES / "tensorrt.cpp"
-    )
+    compile_tensorrt("-fsyntax-only", f"-I{NVINFER.parent}", f"-I{CUDART.parent}")
+
+
+def compile_tensorrt(*options: object) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    done = run("g++", "-std=c++20", "-Wall", "-Werror", *options, SOURCES / "tensorrt.cpp")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def detect_tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program for plans, built against a stand-in for TensorRT and CUDA that works on this machine's memory."""
+    program = tmp_path_factory.mktemp("cpp") / "detect_tensorrt"
+    compile_tensorrt("-fsanitize=address,undefined", f"-I{STAND_IN}", "-o", program)
+    return program
+
+
+RECORD = ArtifactRecord(
+    format="tensorrt",
+    classes=ClassMap((3, 17, 44), ("disc", 'a "canvas":[1,2] of sorts', "triangle")),
+    canvas=(64, 96),
+    batch=(2, 2, 4),
+    resize=64,
+    max_size=96,
+    postprocess=PostprocessConfig(detections=3),
+    precision="fp16",
+    source="model.pth",
+)
+ROWS = (
+    np.array([0.75, 0.5, 0], np.float32),
+    np.array([[1, 2, 30, 40], [8, 16, 24, 32], [0, 0, 0, 0]], np.float32),
+    np.array([2, 0, -1]),
+)
+
+
+def plan_of(folder: Path, record: ArtifactRecord = RECORD) -> Path:
+    """What the stand-in takes for a plan that finds `ROWS` in every picture."""
+    path = folder / "engine.plan"
+    path.write_bytes(plan_name(record).encode() + b"\n" + b"".join(values.tobytes() for values in ROWS))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(96, 64), (48, 32), (60, 60)])
+def test_the_tensorrt_program_places_pictures_and_prints_boxes(
+    detect_tensorrt: Path, shapes: Shapes, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """As (width, height): one that fits as it is, one that is enlarged, one that does not fill the canvas."""
+    picture = read_image(sorted(shapes.val_images.iterdir())[1]).permute(1, 2, 0).numpy()
+    image = Image.fromarray(picture).resize(size)
+    image.save(tmp_path / "picture.ppm")
+    done = run_in(tmp_path, detect_tensorrt, plan_of(tmp_path), "picture.ppm")
+    assert done.returncode == 0, done.stderr
+
+    placed = fit_to_canvas(torch.from_numpy(np.array(image)).permute(2, 0, 1), 64, 96, (64, 96))
+    height, width = placed.size
+    given = (tmp_path / "inputs.bin").read_bytes()
+    images = np.frombuffer(given[: 2 * 3 * 64 * 96], np.uint8).reshape(2, 3, 64, 96)
+    assert np.frombuffer(given[images.size :], np.int64).tolist() == [height, width, 0, 0]
+    np.testing.assert_allclose(images[0], placed.image, atol=2)  # resizing rounds otherwise
+    assert not images[0, :, height:].any()
+    assert not images[0, :, :, width:].any()
+    assert not images[1].any()
+
+    rows = np.array([line.split() for line in done.stdout.splitlines()], dtype=float)
+    assert rows[:, 0].tolist() == [44, 3]
+    assert rows[:, 1].tolist() == [0.75, 0.5]
+    np.testing.assert_allclose(rows[:, 2:], ROWS[1][:2] * (size[0] / width), atol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_tensorrt_program_says_what_is_wrong(detect_tensorrt: Path, shapes: Shapes, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "picture.ppm")
+    assert run_in(tmp_path, detect_tensorrt).returncode == 2
+    ids = tuple(range(1203))
+    many = replace(RECORD, classes=ClassMap(ids, tuple(map(str, ids))))
+    (tmp_path / "cut.plan").write_bytes(b"")
+    (tmp_path / "theirs.plan").write_bytes(b"Unnamed Network 0\n" + bytes(99))
+    for plan, words in (
+        (tmp_path / "none.plan", "cannot read the plan"),
+        (tmp_path / "cut.plan", "cannot load the plan"),
+        (tmp_path / "theirs.plan", "the record has no"),
+        (plan_of(tmp_path, many), "too many classes"),
+    ):
+        done = run_in(tmp_path, detect_tensorrt, plan, "picture.ppm")
+        assert done.returncode == 1, done.stderr
+        assert words in done.stderr
+
+
+def run_in(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, cwd=folder)
