@@ -215,6 +215,39 @@ def test_no_room_to_run(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load(plan)
 
 
+def test_a_library_that_cannot_start(plan: Path, trt: FakeTensorRT) -> None:
+    """As without a driver: TensorRT's own classes then raise this."""
+
+    def fail(logger: Any) -> None:
+        logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt.Runtime = fail  # type: ignore[method-assign]
+    assert "TensorRT 10.8.0.43 cannot start here (CUDA initialization failure with error: 35.)" in refused(plan)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_plan_built_on_this_gpu_runs_on_it(
+    retinanet: Command, trained: Path, shapes: Shapes, tmp_path: Path, precision: str
+) -> None:
+    """The real thing: nothing stands in, and the engine's own layers are asked."""
+    plan = tmp_path / "model.plan"
+    done = retinanet("export", trained, plan, precision=precision, batch=(1, 2, 4))
+    assert done.code == 0, done.err
+    if "It cannot run here" in done.out:
+        pytest.skip(done.out)
+    assert "73 convolutions" in done.out
+    assert "the engine's layers confirm" in done.out
+    pictures = sorted(shapes.val_images.iterdir())
+    found = load(plan)(pictures)
+    expected = load(trained, config=PredictConfig(canvas=(64, 96), precision="fp32"))(pictures)
+    assert int(found.count.sum()) > 0
+    near = 1e-3 if precision == "fp32" else 0.02
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=near)
+
+
 def test_tensorrt_keeps_one_logger(trt: FakeTensorRT) -> None:
     """It holds on to the first for as long as the process lives."""
     assert libraries_for(GPU)[0].logger is libraries_for(GPU)[0].logger

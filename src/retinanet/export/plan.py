@@ -13,7 +13,7 @@ from retinanet.export.plan_precision import network_precisions, require_precisio
 from retinanet.export.plan_progress import BuildProgress
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.plan_name import plan_name
-from retinanet.predict.runtimes.tensorrt_library import Library
+from retinanet.predict.runtimes.tensorrt_library import Library, device_context
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +45,7 @@ def build_plan(
 
     Raises:
         UsageError: the GPU does not have the record's precision.
+        ModelError: TensorRT cannot start, for want of a driver for example.
         ExportError: TensorRT cannot build it, or the network does not compute in the record's precision.
         KeyboardInterrupt: the build was cancelled; nothing is written.
     """
@@ -56,7 +57,8 @@ def build_plan(
         versions={**record.versions, library.key: library.version},
     )
     library.logger.errors.clear()
-    builder = trt.Builder(library.logger)
+    with device_context(device):
+        builder = library.start("Builder")
     # The value of the flag differs between versions.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, library.logger)
@@ -99,9 +101,8 @@ def _build(builder: Any, network: Any, record: ArtifactRecord, library: Library,
     config.progress_monitor = monitor
 
     def build() -> Any:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # each thread has its own
-        return builder.build_serialized_network(network, config)
+        with device_context(device):  # each thread has its own
+            return builder.build_serialized_network(network, config)
 
     return progress.run(build)
 

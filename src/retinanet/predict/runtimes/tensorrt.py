@@ -95,9 +95,8 @@ def open_engine(path: Path, library: Library, device: torch.device) -> Any:
     Raises:
         ModelError: the plan is damaged, or was built by another version or for another GPU.
     """
-    library.logger.errors.clear()
     with torch.cuda.device(device):
-        engine = library.module.Runtime(library.logger).deserialize_cuda_engine(path.read_bytes())
+        engine = library.start("Runtime").deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise ModelError(
             f"{_here(library, device)} cannot load {path} ({library.reason()}): it is damaged, or was built by another "
@@ -121,8 +120,8 @@ def misfit(path: Path, record: ArtifactRecord, library: Library, device: torch.d
         return "plans run on GPUs, and this is a CPU"
     major, minor = torch.cuda.get_device_capability(device)
     if library.portable:
-        runtime = library.module.Runtime(library.logger)
         with torch.cuda.device(device), path.open("rb") as file:
+            runtime = library.start("Runtime")
             validity, flaws = runtime.get_engine_validity(file.read(runtime.engine_header_size))
         known = library.module.EngineInvalidityDiagnostics.__members__
         reasons = [name for name, flaw in known.items() if int(flaws) & int(flaw.value)]

@@ -6,13 +6,14 @@ programming interfaces differ in details alone, so whoever is handed a `Library`
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from typing import Any, NamedTuple
 
 import torch
 
-from retinanet.errors import UsageError
+from retinanet.errors import ModelError, UsageError
 
 _KINDS = {"tensorrt": ("TensorRT", "tensorrt"), "tensorrt_rtx": ("TensorRT-RTX", "tensorrt-rtx")}
 """Module → its name, and the extra of ours that brings it. In the order of preference."""
@@ -45,9 +46,24 @@ class Library(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
+    def start(self, kind: str) -> Any:
+        """An object of its class `kind`, on the current device. Raises `ModelError` where the library cannot start."""
+        self.logger.errors.clear()
+        try:
+            return getattr(self.module, kind)(self.logger)
+        except (TypeError, RuntimeError) as error:  # its way to say that there is none
+            raise ModelError(
+                f"{self} cannot start here ({self.reason()}); is the GPU's driver recent enough?"
+            ) from error
+
     def reason(self) -> str:
         """The first thing that went wrong since `errors` was cleared."""
         return self.logger.errors[0] if self.logger.errors else "it does not say why"
+
+
+def device_context(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Inside, `device` is the current one of this thread, where it is a GPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def libraries_for(device: torch.device) -> list[Library]:
