@@ -156,13 +156,6 @@ def test_a_graph_in_another_precision_is_refused(build: Build, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fp8_needs_a_gpu_that_has_it(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_tensorrt(monkeypatch, tensorrt=FakeTensorRT())
-    put_gpu(monkeypatch, "NVIDIA A100", (8, 0))
-    with pytest.raises(UsageError, match=r"fp8 needs .* 8\.9 or more, but NVIDIA A100 has 8\.0; use int8 or fp16"):
-        build(precision="fp8")
-
-
 def test_a_build_that_fails_says_why(build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     put_tensorrt(monkeypatch, tensorrt=FakeTensorRT(fails="Could not find any implementation for node X."))
     with pytest.raises(ExportError, match=r"^TensorRT 10\.8\.0\.43 cannot build model\.pth \(Could not find any"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from retinanet.errors import ExportError, UsageError
+from retinanet.errors import ExportError
 from retinanet.export.plan_precision import network_precisions, require_precision
 from retinanet.export.plan_progress import BuildProgress
 from retinanet.predict.runtimes.artifact import ArtifactRecord
@@ -22,7 +22,6 @@ PORTABLE = ("8.0", "8.6", "8.9", "12.0")
 """What TensorRT-RTX builds for unless it is told otherwise; later GPUs of a generation run it too."""
 PORTABLE_FP8 = ("8.9", "12.0")
 """Those of them that have FP8."""
-FIRST_WITH_FP8 = (8, 9)
 
 
 class Plan(NamedTuple):
@@ -44,7 +43,6 @@ def build_plan(
     `libraries_for(device)`: TensorRT builds for `device`, TensorRT-RTX for all RTX GPUs.
 
     Raises:
-        UsageError: the GPU does not have the record's precision.
         ModelError: TensorRT cannot start, for want of a driver for example.
         ExportError: TensorRT cannot build it, or the network does not compute in the record's precision.
         KeyboardInterrupt: the build was cancelled; nothing is written.
@@ -81,15 +79,9 @@ def build_plan(
 
 def _compute_capabilities(record: ArtifactRecord, library: Library, device: torch.device) -> tuple[str, ...]:
     """Of the GPUs that the plan is going to be for."""
-    precision: str = record.precision
     if library.portable:
-        return PORTABLE_FP8 if precision == "fp8" else PORTABLE
+        return PORTABLE_FP8 if record.precision == "fp8" else PORTABLE
     major, minor = torch.cuda.get_device_capability(device)
-    if precision == "fp8" and (major, minor) < FIRST_WITH_FP8:
-        raise UsageError(
-            f"fp8 needs a GPU of compute capability {'.'.join(map(str, FIRST_WITH_FP8))} or more, but "
-            f"{torch.cuda.get_device_name(device)} has {major}.{minor}; use int8 or fp16."
-        )
     return (f"{major}.{minor}",)
 
 

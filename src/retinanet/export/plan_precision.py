@@ -18,8 +18,6 @@ from retinanet.predict.runtimes.artifact import ArtifactRecord
 _OF_NETWORK = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8", "FP8": "fp8"}
 _OF_ENGINE = {"fp32": "fp32", "float": "fp32", "fp16": "fp16", "half": "fp16", "int8": "int8", "fp8": "fp8"}
 _ENGINE_TYPE = re.compile(rf"\b({'|'.join(_OF_ENGINE)})\b", re.IGNORECASE)
-_ALONE = {"fp32", "fp16"}
-"""Where one of these is asked for, all convolutions compute in it; of the others, some stay in these."""
 
 
 def network_precisions(network: Any, module: Any) -> dict[str, str]:
@@ -40,11 +38,11 @@ def network_precisions(network: Any, module: Any) -> dict[str, str]:
 
 def require_precision(precisions: Mapping[str, str], record: ArtifactRecord) -> None:
     """Raise `ExportError` where the network does not compute in what the record says."""
-    asked: str = record.precision
     counts = Counter(precisions.values())
-    if not counts[asked] or (asked in _ALONE and len(counts) > 1):
+    # Of a quantised network, some layers stay as they are.
+    if not counts[record.precision] or (len(counts) > 1 and not record.quantised):
         raise ExportError(
-            f"{asked} was asked for, but the network has {in_words(counts)}; export it in another --precision."
+            f"{record.precision} was asked for, but the network has {in_words(counts)}; use another --precision."
         )
 
 
