@@ -24,7 +24,8 @@ def require_plan(done: Done, out: Path, precision: str) -> ArtifactRecord:
     assert sorted(path.name for path in out.parent.iterdir() if out.name in path.name) == [out.name, f"{out.name}.json"]
     assert re.search(rf"\d+ convolutions in {precision}, as the network says", done.out)
     assert "plans run on GPUs, and this is a CPU" in done.out
-    assert re.search(r"8 pictures: [1-9]\d* detections, 0 without a partner", done.out)
+    lost = "0" if precision == "fp32" else r"\d+"  # in half precision some may change places; the command has a bound
+    assert re.search(rf"8 pictures: [1-9]\d* detections, {lost} without a partner", done.out)
     record = TensorRTRuntime.read_record(out)
     assert record.precision == precision
     assert (record.device, record.compute_capabilities) == ("cuda", ("8.0", "8.6", "8.9", "12.0"))
