@@ -177,6 +177,8 @@ class TrainConfig:
     """Compile the network's blocks: faster steps after a slower first one (default: on GPUs)."""
     val_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
+    patience: int | None = None
+    """End early after this many validations without a better AP."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
     device: str | None = None
@@ -212,6 +214,7 @@ class TrainConfig:
         _require(self.devices is None or self.devices >= 1, f"--devices must be at least 1, but is {self.devices}.")
         _require(self.max_restarts >= 0, f"--max-restarts must be at least 0, but is {self.max_restarts}.")
         _require(self.save_every >= 0, f"--save-every takes minutes, 0 or more, but is {self.save_every}.")
+        _require(self.patience is None or self.patience >= 1, f"--patience must be at least 1, but is {self.patience}.")
         _require(self.val_every >= 1, f"--val-every must be at least 1, but is {self.val_every}.")
         _require(
             self.weight_decay is None or self.weight_decay >= 0,

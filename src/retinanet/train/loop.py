@@ -31,6 +31,12 @@ class Course:
     """Epochs between validations."""
     save_every: float
     """Seconds between checkpoints."""
+    patience: int | None
+    """Validations without a better AP after which the run ends; None: it never does."""
+
+    def is_exhausted(self, session: Session) -> bool:
+        """Whether too many validations have passed without a better AP."""
+        return self.patience is not None and session.stale >= self.patience
 
     def validates_after(self, done: int) -> bool:
         """Whether a validation follows step number `done`."""
@@ -54,6 +60,8 @@ def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], cour
     with StopRequest(repeated=world_size() > 1) as stop, log:
         if session.validation_due and course.validate is not None:
             _validate(session, step, course, log, stop)
+            if course.is_exhausted(session):
+                return
         for batch in batches:
             rate = course.rate(session.step)
             epoch = session.step // course.steps_per_epoch
@@ -72,6 +80,8 @@ def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], cour
                 raise _interrupted(session, course)
             if course.validates_after(session.step):
                 _validate(session, step, course, log, stop)
+                if course.is_exhausted(session):
+                    return
             elif session.step < course.total_steps and time.monotonic() - saved_at < course.save_every:
                 continue
             else:
@@ -92,6 +102,8 @@ def _validate(session: Session, step: TrainStep, course: Course, log: TrainLog, 
     session.validation_due = False
     if session.save_best(step, metrics.AP):
         log.say(f"Best AP so far: {metrics.AP:.3f}, saved as {session.best_path}")
+    if course.is_exhausted(session):
+        log.say(f"Ended early: no better AP than {session.best:.3f} in {session.stale} validation(s) (--patience).")
     session.save(step)
 
 

@@ -76,6 +76,8 @@ def run_training(
         **{"images": images, "annotations": annotations, "val_images": val_images, "val_annotations": val_annotations},
         **{"model_config": model_config, "data_config": data_config, "train_config": train_config},
     }
+    if train_config.patience is not None and val_images is None:
+        raise UsageError("--patience counts validations, but there are none; give --val-images and --val-annotations.")
     if not started_by_launcher():
         devices = count_devices(train_config)
         if devices > 1:
@@ -110,6 +112,9 @@ def _train(
     if session.step >= total_steps and not (held_out and session.validation_due):
         _say(f"{path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on.")
         return
+    if train_config.patience is not None and session.stale >= train_config.patience:
+        _say(f"{path} had no better AP in {session.stale} validation(s); raise --patience, or leave it out, to go on.")
+        return
     network = session.network.to(device)
     share_weights(network)
     network = synchronise_batch_norm(network).to(memory_format=torch.channels_last).train()
@@ -141,6 +146,7 @@ def _train(
         validate=validation,
         validate_every=train_config.val_every,
         save_every=60 * train_config.save_every,
+        patience=train_config.patience,
     )
     metrics = MetricsFile(path, start_step=session.step) if is_main() else None
     problems = ProblemReport(path, data) if is_main() else None

@@ -45,6 +45,8 @@ class Session:
     """Steps done."""
     best: float | None = None
     """Best AP so far."""
+    stale: int = 0
+    """Validations since then."""
     validation_due: bool = False
     """The run ended within the validation after `step`."""
     resumed: dict[str, Any] | None = None
@@ -65,6 +67,7 @@ class Session:
         state = {
             "step": self.step,
             "best": self.best,
+            "stale": self.stale,
             "validation_due": self.validation_due,
             "devices": world_size(),
             "settings": self.settings,
@@ -98,8 +101,9 @@ class Session:
     def save_best(self, step: TrainStep, ap: float) -> bool:
         """Keep the weights beside the checkpoint if `ap` is the best so far; say whether it was."""
         if self.best is not None and ap <= self.best:
+            self.stale += 1
             return False
-        self.best = ap
+        self.best, self.stale = ap, 0
         if is_main():
             save_checkpoint(self.best_path, network=self._model(step), training_state=None)
         return True
@@ -187,6 +191,7 @@ def _resume(path: Path, classes: ClassMap, model: ModelConfig, data: DataConfig,
         settings,
         step=state["step"],
         best=state["best"],
+        stale=state.get("stale", 0),
         validation_due=state.get("validation_due", False),
         resumed=state,
     )
