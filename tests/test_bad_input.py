@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_last_checkpoint(train: Comm
     assert done.code == 1
     assert "model.pth" in done.sentence
     assert model.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"model.pth", "metrics.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pth", "model.config.toml", "metrics.csv"}
     assert train(model, iters=4).code == 0
     assert checkpoint(model)["training_state"]["step"] == 4
 

@@ -11,7 +11,7 @@ import pytest
 from retinanet import cli
 
 TRAIN_OPTIONS = {
-    *("images", "annotations", "val-images", "val-annotations"),
+    *("images", "annotations", "val-images", "val-annotations", "config"),
     *("backbone", "width", "weights", "fine-tune", "norm", "freeze", "anchor-scale"),
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
     *("recipe", "matching", "box-loss", "class-loss"),

@@ -22,6 +22,7 @@ from retinanet.config import (
     PredictConfig,
     TrainConfig,
 )
+from retinanet.config_file import take_from_file
 from retinanet.errors import DataError, explain
 
 _flat = Parameter(name="*")
@@ -49,6 +50,7 @@ def train(
     annotations: Annotated[Path, Parameter(group=_run)],
     val_images: Annotated[Path | None, Parameter(group=_run)] = None,
     val_annotations: Annotated[Path | None, Parameter(group=_run)] = None,
+    config: Annotated[Path | None, Parameter(group=_run)] = None,
     network: Annotated[ModelConfig, _flat, Parameter(group=_model)] = ModelConfig(),
     data: Annotated[DataConfig, _flat, Parameter(group=_data)] = DataConfig(),
     recipe: Annotated[TrainConfig, _flat, Parameter(group=_recipe)] = TrainConfig(),
@@ -56,7 +58,8 @@ def train(
     """Train MODEL on images with COCO annotations; run again, it resumes.
 
     Writes MODEL (the last state, from which training resumes), MODEL with .best before its ending (the best validated
-    weights), metrics.csv and, after the last validation, a report (MODEL with .report.html) beside them.
+    weights), metrics.csv, all options (MODEL with .config.toml) and, after the last validation, a report (MODEL with
+    .report.html) beside them.
 
     Parameters
     ----------
@@ -70,6 +73,8 @@ def train(
         Folder of the validation images.
     val_annotations
         Their annotations; each validation prints COCO's metrics.
+    config
+        TOML file of options, such as MODEL with .config.toml; those of the command line win.
     """
     from retinanet.train.run import run_training
 
@@ -83,6 +88,9 @@ def train(
         data_config=data,
         train_config=recipe,
     )
+
+
+app["train"].config = (take_from_file,)
 
 
 @app.command

@@ -24,10 +24,20 @@ def peak_rate(config: TrainConfig, batch: int) -> float:
     return config.lr if config.lr is not None else _LR_AT_16[config.chosen.optimizer] * batch / 16
 
 
+def warmup_steps(config: TrainConfig, total_steps: int) -> int:
+    """`--warmup`, or the default for a run of this length."""
+    most, part = _WARMUP[config.chosen.optimizer]
+    return config.warmup if config.warmup is not None else min(most, total_steps // part)
+
+
+def weight_decay(config: TrainConfig) -> float:
+    """`--weight-decay`, or the optimiser's default."""
+    return config.weight_decay if config.weight_decay is not None else _WEIGHT_DECAY[config.chosen.optimizer]
+
+
 def learning_rate(config: TrainConfig, peak: float, step: int, total_steps: int) -> float:
     """Rate of `step` (0 … total_steps - 1): linear warm-up, then the step or cosine schedule."""
-    most, part = _WARMUP[config.chosen.optimizer]
-    warmup = config.warmup if config.warmup is not None else min(most, total_steps // part)
+    warmup = warmup_steps(config, total_steps)
     ramp = min(1.0, WARMUP_START + (1 - WARMUP_START) * step / warmup) if warmup else 1.0
     if config.chosen.schedule == "cosine":
         return peak * ramp * 0.5 * (1 + math.cos(math.pi * step / total_steps))
@@ -38,9 +48,8 @@ def learning_rate(config: TrainConfig, peak: float, step: int, total_steps: int)
 def build_optimizer(config: TrainConfig, network: nn.Module, peak: float) -> Optimizer:
     """SGD or AdamW over the parameters that learn; biases and norms (one axis) are not decayed."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    decay = config.weight_decay if config.weight_decay is not None else _WEIGHT_DECAY[config.chosen.optimizer]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay(config)},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     fused = parameters[0].is_cuda

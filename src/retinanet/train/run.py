@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from retinanet.config import DataConfig, ModelConfig, TrainConfig
+from retinanet.config_file import config_path, write_config
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
 from retinanet.data.classes import require_same_classes
@@ -42,10 +43,10 @@ from retinanet.train.length import choose_epochs
 from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
-from retinanet.train.optim import build_optimizer, learning_rate, peak_rate
+from retinanet.train.optim import build_optimizer, learning_rate, peak_rate, warmup_steps, weight_decay
 from retinanet.train.problems import ProblemReport
 from retinanet.train.ranks import count_devices, device_of_rank, joined, local_world_size, started_by_launcher
-from retinanet.train.session import open_session, tell_other_devices
+from retinanet.train.session import Session, open_session, tell_other_devices
 from retinanet.train.step import TrainStep
 from retinanet.train.validation import Validation
 
@@ -148,6 +149,13 @@ def _train(
         save_every=60 * train_config.save_every,
         patience=train_config.patience,
     )
+    if is_main():
+        inputs = {
+            **{"images": images, "annotations": annotations},
+            **{"val_images": val_images, "val_annotations": val_annotations},
+        }
+        decided = _decided(session, step, data_config, train_config, total_steps)
+        write_config(config_path(path), inputs, (model_config, data_config, train_config), decided)
     metrics = MetricsFile(path, start_step=session.step) if is_main() else None
     problems = ProblemReport(path, data) if is_main() else None
     log = TrainLog(metrics, start_step=session.step, total_steps=total_steps, device=device)
@@ -182,6 +190,19 @@ def _training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, dev
         compile_blocks(network)
     criterion = Criterion(network, compile=compile)
     return TrainStep(network, criterion, optimizer, precision, train.clip_norm, parts=train.accumulate, average=average)
+
+
+def _decided(
+    session: Session, step: TrainStep, data: DataConfig, train: TrainConfig, total_steps: int
+) -> dict[str, Any]:
+    """What was chosen for the options that were not given, by their fields."""
+    return {
+        **{"norm": session.network.record.backbones[0].norm, "freeze": session.settings["--freeze"]},
+        **{"max_size": data.longest, "workers": choose_workers(data.workers, sharing=local_world_size())},
+        **{"lr": peak_rate(train, data.batch), "warmup": warmup_steps(train, total_steps)},
+        **{"weight_decay": weight_decay(train), "precision": step.precision, "compile": step.criterion.compile},
+        **{"device": str(step.device), "devices": world_size()},
+    }
 
 
 def _annotations(
