@@ -26,7 +26,18 @@ DATA = {
     **{"resize": 320, "max_size": 600, "jitter": (256, 384), "flip": 0.0, "batch": 6, "workers": 3},
 }
 TRAIN = {
-    **{"epochs": 7, "iters": 50, "optimizer": "sgd", "lr": 1e-07, "schedule": "step", "warmup": 4},
+    **{
+        "recipe": "classic",
+        "matching": "atss",
+        "box_loss": "giou",
+        "class_loss": "quality",
+        "epochs": 7,
+        "iters": 50,
+        "optimizer": "sgd",
+        "lr": 1e-07,
+        "schedule": "step",
+        "warmup": 4,
+    },
     **{"milestones": (0.25, 0.5, 0.75), "gamma": 0.3, "weight_decay": 0.0, "clip_norm": 3, "accumulate": 2},
     **{"ema": 0.999, "precision": "fp16", "compile": False, "val_every": 2, "patience": 4, "seed": 9},
     **{"device": "cpu", "devices": 2, "max_restarts": 1, "save_every": 2.5},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from retinanet.config import DataConfig, ModelConfig, TrainConfig
+from retinanet.config import DEFAULT_RECIPE, DataConfig, ModelConfig, TrainConfig
 from retinanet.config_file import config_path, write_config
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
@@ -154,7 +155,7 @@ def _train(
             **{"images": images, "annotations": annotations},
             **{"val_images": val_images, "val_annotations": val_annotations},
         }
-        decided = _decided(session, step, data_config, train_config, total_steps)
+        decided = _decided(session, step, data_config, train_config, total_steps, plan.steps_per_epoch)
         write_config(config_path(path), inputs, (model_config, data_config, train_config), decided)
     metrics = MetricsFile(path, start_step=session.step) if is_main() else None
     problems = ProblemReport(path, data) if is_main() else None
@@ -193,10 +194,16 @@ def _training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, dev
 
 
 def _decided(
-    session: Session, step: TrainStep, data: DataConfig, train: TrainConfig, total_steps: int
+    session: Session,
+    step: TrainStep,
+    data: DataConfig,
+    train: TrainConfig,
+    total_steps: int,
+    steps_per_epoch: int,
 ) -> dict[str, Any]:
     """What was chosen for the options that were not given, by their fields."""
     return {
+        **{"recipe": DEFAULT_RECIPE, **asdict(train.chosen), "epochs": total_steps // steps_per_epoch},
         **{"norm": session.network.record.backbones[0].norm, "freeze": session.settings["--freeze"]},
         **{"max_size": data.longest, "workers": choose_workers(data.workers, sharing=local_world_size())},
         **{"lr": peak_rate(train, data.batch), "warmup": warmup_steps(train, total_steps)},
