@@ -1,10 +1,17 @@
 """Training step: ours beside torchvision's RetinaNet on the same synthetic batch, in one run.
 
-    python benchmarks/train.py [--batch 16] [--size 800 1344] [--steps 30]
+    python benchmarks/train.py [--batch 16] [--size 800 1344] [--steps 30] [--parts]
 
 ResNet-50-FPN, 80 classes, bf16 autocast, channels-last, batch norm frozen, SGD with momentum. Images and boxes lie on
-the GPU already: the loader is measured elsewhere. Prints images/s (median of steps, with the 10th and 90th percentile),
-peak memory, seconds until the first step is done, and with --parts where the GPU's time goes.
+the GPU already. First each kind of ours must give the eager losses; then it prints images/s (median of steps, with the
+10th and 90th percentile), peak memory, seconds until the first step is done, and with --parts where the time goes.
+Kinds: eager; blocks, as `retinanet train` compiles; joined, convolutions called with what surrounds them and only the
+criterion compiled; whole, everything in one graph. Each with the first stages frozen (the default), eager and blocks
+also without. Another canvas and fuller images follow, so that what is compiled anew shows.
+
+    python benchmarks/train.py --photographs IMAGES ANNOTATIONS [--steps 300] [--workers 14]
+
+trains on photographs with the torch loader, and says how long steps waited for their batches.
 """
 
 from __future__ import annotations
@@ -12,24 +19,33 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection import retinanet_resnet50_fpn
 
-from retinanet.config import TrainConfig
-from retinanet.device import tune
+from retinanet.config import DataConfig, TrainConfig
+from retinanet.data.augment import Augment
+from retinanet.data.coco import read_annotations
+from retinanet.data.torch_loader import TorchLoader
+from retinanet.device import choose_precision, choose_workers, tune
 from retinanet.model.checkpoint import create_record
+from retinanet.model.compiling import compile_blocks
 from retinanet.model.criterion import Criterion
+from retinanet.model.fusion import joined
 from retinanet.model.network import RetinaNet
+from retinanet.train.freezing import USUAL
 from retinanet.train.optim import build_optimizer
+from retinanet.train.run import training_plan
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
 
 CLASSES = 80
 BOXES = 16
-DEVICE = torch.device("cuda")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KINDS = ("eager", "blocks", "joined", "whole")
 
 
 def synthetic_batch(count: int, height: int, width: int, slots: int = 32) -> Batch:
@@ -52,20 +68,48 @@ def synthetic_batch(count: int, height: int, width: int, slots: int = 32) -> Bat
     ).to(DEVICE)
 
 
-def ours(batch: Batch, compiled: bool) -> Callable[[], object]:
-    """One step of `retinanet train`."""
-    classes = ClassMap(tuple(range(1, CLASSES + 1)), tuple(map(str, range(CLASSES))))
+def make_step(kind: str, freeze: int, backbone: str = "resnet50", classes: ClassMap | None = None) -> TrainStep:
+    """A step of `retinanet train`, compiled as `kind` says. Weights are random, and each time the same."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    classes = classes or ClassMap(tuple(range(1, CLASSES + 1)), tuple(map(str, range(CLASSES))))
     record = create_record(
-        classes, ("resnet50",), width=256, weights="pretrained", anchor_scale=4.0, resize=800, max_size=1333
+        classes, (backbone,), width=256, weights="pretrained", anchor_scale=4.0, resize=800, max_size=1333
     )
     network = RetinaNet(record).to(DEVICE).to(memory_format=torch.channels_last).train()
+    network.members[0].freeze(freeze)
     config = TrainConfig(optimizer="sgd", lr=1e-4)
     optimizer = build_optimizer(config, network, 1e-4)
-    step = TrainStep(network, Criterion(network), optimizer, "bf16", config.clip_norm, compiled=compiled)
-    return lambda: step(batch, 1e-4)
+    criterion = Criterion(network, compile=kind in ("blocks", "joined"))
+    if kind == "blocks":
+        compile_blocks(network)
+    step = TrainStep(
+        joined(network) if kind == "joined" else network,
+        criterion,
+        optimizer,
+        choose_precision(None, DEVICE, on_gpu="bf16"),
+        config.clip_norm,
+    )
+    if kind == "whole":
+        step.losses = torch.compile(step.losses, dynamic=False)  # type: ignore[method-assign]
+    return step
 
 
-def torchvisions(batch: Batch) -> Callable[[], object]:
+def ours(batch: Batch, kind: str, freeze: int) -> Callable[[Batch | None], object]:
+    step = make_step(kind, freeze)
+    return lambda other=None: step(other or batch, 1e-4)
+
+
+def check(batch: Batch) -> None:
+    """The first losses of each kind are the eager ones, within what bf16 rounds."""
+    expected = make_step("eager", USUAL)(batch, 0.0)
+    for kind in KINDS[1:]:
+        found = make_step(kind, USUAL)(batch, 0.0)
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
+    print("Checked: the losses of every kind are those of eager steps.")
+
+
+def torchvisions(batch: Batch) -> Callable[[Batch | None], object]:
     """The same step with torchvision's model."""
     height, width = batch.images.shape[-2:]
     model = retinanet_resnet50_fpn(
@@ -75,15 +119,17 @@ def torchvisions(batch: Batch) -> Callable[[], object]:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval().requires_grad_(False)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9, fused=True)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, fused=DEVICE.type == "cuda")
     images = list((batch.images.float() / 255).unbind())
     targets: list[dict[str, Tensor]] = [
         {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
         for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
     ]
 
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
+    def step(other: Batch | None = None) -> None:
+        assert other is None
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
             loss = sum(model(images, targets).values())
         optimizer.zero_grad()
         loss.backward()
@@ -92,33 +138,95 @@ def torchvisions(batch: Batch) -> Callable[[], object]:
     return step
 
 
-def measure(name: str, make: Callable[[], Callable[[], object]], count: int, steps: int, parts: bool) -> None:
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+def measure(name: str, make: Callable[[], Callable[..., object]], count: int, steps: int, parts: bool) -> None:
+    _forget_peak()
     began = time.perf_counter()
     step = make()
     step()
-    torch.cuda.synchronize()
+    _wait()
     first = time.perf_counter() - began
-    for _ in range(5):
+    for _ in range(min(5, steps)):
         step()
-    seconds = []
-    for _ in range(steps):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    seconds.sort()
+    seconds = sorted(_seconds_of(step) for _ in range(steps))
     low, median, high = (count / seconds[int(q * (steps - 1))] for q in (0.9, 0.5, 0.1))
-    peak = torch.cuda.max_memory_allocated() / 2**30
     print(
-        f"{name:<24} {median:7.1f} images/s ({low:.1f}–{high:.1f})  {1e3 * count / median:6.1f} ms  {peak:5.1f} GiB  "
-        f"first step after {first:.1f} s",
+        f"{name:<24} {median:7.1f} images/s ({low:.1f}–{high:.1f})  {1e3 * count / median:6.1f} ms  {_peak():5.1f} GiB"
+        f"  first step after {first:.1f} s",
         flush=True,
     )
     if parts:
         _print_kernels(step)
+
+
+def measure_other_shapes(kind: str, batch: Batch) -> None:
+    """Seconds of the first step on another canvas and of the first with fuller images, right after the usual one."""
+    step = ours(batch, kind, USUAL)
+    step()
+    _wait()
+    count, _, height, width = batch.images.shape
+    turned, fuller = synthetic_batch(count, width, height), synthetic_batch(count, height, width, slots=64)
+    found = ", ".join(
+        f"{name} {_seconds_of(lambda other=other: step(other)):.1f} s"
+        for name, other in (
+            ("another canvas", turned),
+            ("the next", synthetic_batch(count, height, height)),
+            ("fuller images", fuller),
+        )
+    )
+    print(f"{kind:<24} first step on {found}", flush=True)
+
+
+def photographs(images: Path, annotations: Path, batch: int, steps: int, workers: int | None, resize: int) -> None:
+    """Train on photographs; say how long the steps waited for the loader."""
+    data = read_annotations(annotations, images)
+    config = DataConfig(resize=resize, batch=batch)
+    plan = training_plan(data, config, seed=0)
+    workers = choose_workers(workers)
+    loader = TorchLoader(data, plan, config.resize, config.longest, Augment(0.5), workers=workers, total_steps=steps)
+    step = make_step("blocks" if DEVICE.type == "cuda" else "eager", USUAL, classes=data.classes)
+    batches, waited, worked = iter(loader), [], []
+    while True:
+        start = time.perf_counter()
+        found = next(batches, None)
+        if found is None:
+            break
+        ready = time.perf_counter()
+        step(found, 1e-4)
+        _wait()
+        waited.append(ready - start)
+        worked.append(time.perf_counter() - ready)
+    skip = steps // 3  # every canvas has come by then
+    wait, work, images_seen = sum(waited[skip:]), sum(worked[skip:]), (len(worked) - skip) * batch
+    verdict = "The loader is the limit." if wait > 0.1 * work else "The loader keeps up."
+    print(
+        f"{images_seen / (wait + work):.1f} images/s with {workers} workers, after {skip} steps; "
+        f"{100 * wait / (wait + work):.0f} % of the time went into waiting for batches, "
+        f"steps alone take {images_seen / work:.1f} images/s. {verdict}"
+    )
+
+
+def _seconds_of(step: Callable[[], object]) -> float:
+    _wait()
+    start = time.perf_counter()
+    step()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _forget_peak() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak() -> float:
+    """GiB."""
+    return torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else float("nan")
 
 
 def _print_kernels(step: Callable[[], object]) -> None:
@@ -126,7 +234,7 @@ def _print_kernels(step: Callable[[], object]) -> None:
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         for _ in range(3):
             step()
-        torch.cuda.synchronize()
+        _wait()
     kinds: dict[str, float] = {}
     rows = [event for event in trace.key_averages() if event.self_device_time_total > 0]
     for event in rows:
@@ -156,21 +264,36 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344))
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--only", choices=["eager", "compiled", "torchvision"])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--only", nargs="+", choices=[*KINDS, "torchvision"], default=["torchvision", *KINDS])
     parser.add_argument("--parts", action="store_true", help="print where the time goes")
+    parser.add_argument("--photographs", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"))
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--resize", type=int, default=800)
     options = parser.parse_args()
     tune(DEVICE)
-    batch = synthetic_batch(options.batch, *options.size)
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, batch {options.batch}, {options.size}")
-    runs: dict[str, Callable[[], Callable[[], object]]] = {
-        "torchvision": lambda: torchvisions(batch),
-        "eager": lambda: ours(batch, False),
-        "compiled": lambda: ours(batch, True),
-    }
-    for name, make in runs.items():
-        if options.only in (None, name):
-            measure(name, make, options.batch, options.steps, options.parts and name != "torchvision")
+    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU: a trial of this script"
+    print(f"{name}, PyTorch {torch.__version__}, batch {options.batch}, {options.size}")
+    if options.photographs:
+        photographs(*options.photographs, options.batch, options.steps or 300, options.workers, options.resize)
+        return
+    batch, steps = synthetic_batch(options.batch, *options.size), options.steps or 30
+    kinds = [kind for kind in KINDS if kind in options.only]
+    if kinds == list(KINDS):
+        check(batch)
+    if "torchvision" in options.only:
+        measure("torchvision", lambda: torchvisions(batch), options.batch, steps, False)
+    for kind in kinds:
+        for freeze in (USUAL, 0) if kind in ("eager", "blocks") else (USUAL,):
+            measure(
+                kind if freeze else f"{kind}, nothing frozen",
+                lambda kind=kind, freeze=freeze: ours(batch, kind, freeze),
+                options.batch,
+                steps,
+                options.parts,
+            )
+    for kind in {"blocks", "whole"} & set(kinds):
+        measure_other_shapes(kind, batch)
 
 
 if __name__ == "__main__":
