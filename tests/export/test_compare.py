@@ -8,7 +8,7 @@ import torch
 from retinanet.export.compare import Differences, Tolerance
 from retinanet.types import Detections
 
-TOLERANCE = Tolerance(score=0.01, box=0.02, unmatched=0.1)
+TOLERANCE = Tolerance(score=0.01, box=0.02, unmatched=0.1, ap=0.01)
 
 
 def detections(*rows: tuple[float, float, int], slots: int = 10) -> Detections:

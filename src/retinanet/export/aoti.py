@@ -22,7 +22,9 @@ from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import RECORD_KEY, ArtifactRecord
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None) -> Built:
+def build(
+    detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None = None
+) -> Built:
     """Write `out`, compiled for `device`: for GPUs of its kind, or for processors like this one.
 
     Inputs are images uint8 `[N, 3, H, W]` and image_sizes int64 `[N, 2]`, both contiguous: their strides are compiled

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 OUTPUTS = ("scores", "boxes", "classes")
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None) -> Built:
+def build(
+    detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None = None
+) -> Built:
     """Write `out`. The graph is the same for every device.
 
     Raises:

@@ -30,7 +30,9 @@ MOST_SORTED = 3840
 """TensorRT's TopK takes no more."""
 
 
-def build(detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None) -> Built:
+def build(
+    detector: Detector, record: ArtifactRecord, out: Path, device: torch.device, ranges: Ranges | None = None
+) -> Built:
     """Write `out`, with the fixed form of NMS inside. Inputs and outputs are those of an ONNX file.
 
     Raises:
