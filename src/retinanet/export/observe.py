@@ -20,7 +20,7 @@ TOLD_APART = 0.99999
 """This part of all values is told apart, and larger ones are cut off.
 
 Objects are rare, and so are the activations that tell of them: 0.999 triples the error of their scores, 0.9999 adds a
-twelfth. Everything, outliers included, is as good on the network that was measured (benchmarks/results/quantisation.md),
+twelfth. All, outliers included, is as good on the network that was measured (benchmarks/results/quantisation.md),
 but ruins others (Wu et al. 2020, "Integer Quantization for Deep Learning Inference").
 """
 
