@@ -16,7 +16,7 @@ TRAIN_OPTIONS = {
     *("resize", "max-size", "jitter", "flip", "batch", "workers"),
     *("recipe", "matching", "box-loss", "class-loss"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
-    *("accumulate", "ema", "compile", "no-compile", "precision", "val-every", "patience", "seed"),
+    *("accumulate", "ema", "compile", "no-compile", "precision", "val-every", "patience", "logdir", "seed"),
     *("device", "devices", "loader", "max-restarts", "save-every", "override"),
 }
 INFER_OPTIONS = {

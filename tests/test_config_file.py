@@ -39,7 +39,15 @@ TRAIN = {
         "warmup": 4,
     },
     **{"milestones": (0.25, 0.5, 0.75), "gamma": 0.3, "weight_decay": 0.0, "clip_norm": 3, "accumulate": 2},
-    **{"ema": 0.999, "precision": "fp16", "compile": False, "val_every": 2, "patience": 4, "seed": 9},
+    **{
+        "ema": 0.999,
+        "precision": "fp16",
+        "compile": False,
+        "val_every": 2,
+        "patience": 4,
+        "logdir": Path("runs"),
+        "seed": 9,
+    },
     **{"device": "cpu", "devices": 2, "loader": "torch", "max_restarts": 1, "save_every": 2.5},
 }
 INPUTS = {

@@ -179,6 +179,8 @@ class TrainConfig:
     """Epochs between validations; the last epoch is always validated."""
     patience: int | None = None
     """End early after this many validations without a better AP."""
+    logdir: Path | None = None
+    """Folder of TensorBoard's files: losses, rates, metrics, and pictures of each validation."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
     device: str | None = None

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from retinanet.errors import RetinaNetError
+from retinanet.train.board import Board
 from retinanet.train.metrics_file import METRICS, MetricsFile
 from retinanet.train.step import StepLosses
 
@@ -29,6 +30,8 @@ class TrainLog:
 
     def __init__(self, file: MetricsFile | None, *, start_step: int, total_steps: int, device: torch.device) -> None:
         self.file = file
+        self.board: Board | None = None
+        """TensorBoard's files, where they are wanted."""
         self.total_steps = total_steps
         self.console = Console(stderr=True, soft_wrap=True, quiet=file is None)
         self.progress = Progress(
@@ -83,6 +86,8 @@ class TrainLog:
     def _keep(self, row: Mapping[str, object]) -> None:
         if self.file is not None:
             self.file.append(row)
+        if self.board is not None:
+            self.board.append(row)
 
     def _report(self, done: int, epoch: int, learning_rate: float) -> None:
         class_sum, box_sum, good, _, longest = torch.cat([self.sums, self.streak]).tolist()

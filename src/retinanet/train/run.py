@@ -29,6 +29,7 @@ from retinanet.predict.dataset import tell_dropped_images
 from retinanet.preprocess import group_by_canvas
 from retinanet.report.run import report_training
 from retinanet.train.average import WeightAverage
+from retinanet.train.board import Board, require_board
 from retinanet.train.distributed import (
     barrier,
     gather_broken,
@@ -78,6 +79,8 @@ def run_training(
         **{"images": images, "annotations": annotations, "val_images": val_images, "val_annotations": val_annotations},
         **{"model_config": model_config, "data_config": data_config, "train_config": train_config},
     }
+    if train_config.logdir is not None:
+        require_board()
     if train_config.patience is not None and val_images is None:
         raise UsageError("--patience counts validations, but there are none; give --val-images and --val-annotations.")
     if not started_by_launcher():
@@ -160,6 +163,8 @@ def _train(
     metrics = MetricsFile(path, start_step=session.step) if is_main() else None
     problems = ProblemReport(path, data) if is_main() else None
     log = TrainLog(metrics, start_step=session.step, total_steps=total_steps, device=device)
+    if train_config.logdir is not None and is_main():
+        log.board = Board(train_config.logdir, validation, start_step=session.step)
     together = False  # whether all ranks leave the loop here
     try:
         train_loop(session, step, loader, course, log)
@@ -168,6 +173,8 @@ def _train(
         together = True
         raise
     finally:
+        if log.board:
+            log.board.close()
         broken = gather_broken(loader.broken) if together else loader.broken
         if problems:
             problems.add_images(broken)
