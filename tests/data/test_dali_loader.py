@@ -1,8 +1,10 @@
 """DALI's loader beside PyTorch's: the same pictures but for rounding, and all else the same bit for bit."""
 
 import dataclasses
+import gc
 import itertools
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -263,6 +265,30 @@ def test_leaving_early_ends_the_threads(source):
     del batches
     assert not any(thread.name.startswith("read") for thread in threading.enumerate())
     assert threading.active_count() <= before + 1
+
+
+@pytest.mark.parametrize("steps", [2, 1000])
+def test_pipelines_go_without_a_collection_of_garbage(source, folder, monkeypatch, steps):
+    """Which may happen in a process forked later, where a pipeline's end is a crash: its threads are not there."""
+    monkeypatch.setattr(encoded, "is_whole", lambda content, header: True)
+    for path in sorted(folder.iterdir())[::2]:
+        path.write_bytes(path.read_bytes()[:-200])
+    pipelines = []
+
+    class Known(dali_loader.DaliPipeline):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            pipelines.append(weakref.ref(self._pipeline))
+
+    monkeypatch.setattr(dali_loader, "DaliPipeline", Known)
+    dali, _ = loaders(data_in(source, folder), steps=range(steps))
+    gc.disable()
+    try:
+        assert len(list(itertools.islice(dali, 3))) == min(steps, 3)
+        assert len(pipelines) > 1
+        assert [pipeline() for pipeline in pipelines] == [None] * len(pipelines)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.gpu

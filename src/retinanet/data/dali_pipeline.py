@@ -40,8 +40,17 @@ class DaliPipeline:
 
     def __init__(self, batch: int, threads: int, device: torch.device) -> None:
         self._device = device
-        self._fed: deque[EncodedBatch] = deque()
-        self._running = False
+        fed: deque[EncodedBatch] = deque()
+        self._fed, self._running = fed, False
+
+        # No method of this object: the pipeline must go when its last user does, not when garbage is collected, which
+        # might be in a forked process, where its threads are missing.
+        def next_fed() -> tuple[list[np.ndarray], np.ndarray]:
+            if not fed:
+                raise StopIteration
+            encoded = fed.popleft()
+            return encoded.files, encoded.placement
+
         dali = require_dali()
         fn, types = require("nvidia.dali.fn", "dali", "--loader dali"), dali.types
         on_gpu = device.type == "cuda"
@@ -55,7 +64,7 @@ class DaliPipeline:
         )
         with self._pipeline:
             files, placement = fn.external_source(
-                self._next_fed, num_outputs=2, dtype=[types.UINT8, types.FLOAT], ndim=[1, 2], no_copy=True
+                next_fed, num_outputs=2, dtype=[types.UINT8, types.FLOAT], ndim=[1, 2], no_copy=True
             )
             pictures = fn.decoders.image(files, device="mixed" if on_gpu else "cpu", **(options if on_gpu else {}))
             # Pixels beyond the region are still seen by the filter, so this equals cropping the resized picture.
@@ -81,12 +90,6 @@ class DaliPipeline:
         self._fed.append(encoded)
         if self._running:
             self._pipeline.schedule_run()
-
-    def _next_fed(self) -> tuple[list[np.ndarray], np.ndarray]:
-        if not self._fed:
-            raise StopIteration
-        encoded = self._fed.popleft()
-        return encoded.files, encoded.placement
 
     def fetch(self) -> Tensor:
         """Images uint8 `[N, 3, H, W]`, channels-last in memory, of the batch fed first; for use on the current stream.
