@@ -16,7 +16,10 @@ IGNORED = -2
 CROWD_SHARE = 0.5
 """An unmatched anchor with this share of its area in a crowd box may show one of the crowd: it is ignored."""
 _CHUNK = 8
-"""Boxes compared at a time: bounds memory to [N, 8, M], where all of K could take gigabytes."""
+"""Boxes compared at a time: bounds memory to [N, 8, M], where all of K could take gigabytes.
+
+On a canvas of 800×1344 (M = 201,600) the peak, measured on a CPU without compiling, was 42 MiB for one image and 82 for
+two, with 32 slots and with 256 (200 of them boxes) alike."""
 
 
 class Comparison(NamedTuple):
