@@ -1,0 +1,50 @@
+"""Images: how large, how many at once, read by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from retinanet.config.checks import require
+
+LoaderKind = Literal["auto", "dali", "torch"]
+
+DEFAULT_RESIZE = 800
+LONG_SIDE_RATIO = 1333 / 800
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training images are sized and batched."""
+
+    resize: int = DEFAULT_RESIZE
+    """Shorter side of a resized image, in pixels."""
+    max_size: int | None = None
+    """Upper bound of the longer side (default: 5/3 of --resize)."""
+    jitter: tuple[int, int] | None = None
+    """Draw each training image's shorter side from MIN MAX, then crop or pad."""
+    flip: float = 0.5
+    """Probability that a training image is mirrored; 0 for text, signs and the like."""
+    batch: int = 16
+    """Images a step, over all devices."""
+    workers: int | None = None
+    """Processes that read images, for each device (default: the cores shared among them, at most 16)."""
+
+    def __post_init__(self) -> None:
+        require(self.resize >= 32, f"--resize must be at least 32 pixels, but is {self.resize}.")
+        require(
+            self.max_size is None or self.max_size >= self.resize,
+            f"--max-size must be at least --resize ({self.resize}), but is {self.max_size}.",
+        )
+        require(
+            self.jitter is None or 32 <= self.jitter[0] <= self.jitter[1],
+            f"--jitter takes MIN MAX in pixels with 32 <= MIN <= MAX, but is {self.jitter}.",
+        )
+        require(0 <= self.flip <= 1, f"--flip is a probability from 0 to 1, but is {self.flip}.")
+        require(self.batch >= 1, f"--batch must be at least 1, but is {self.batch}.")
+        require(self.workers is None or self.workers >= 0, f"--workers must be at least 0, but is {self.workers}.")
+
+    @property
+    def longest(self) -> int:
+        """Upper bound of the longer side in pixels."""
+        return self.max_size or round(self.resize * LONG_SIDE_RATIO)
