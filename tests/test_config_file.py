@@ -7,7 +7,6 @@ import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from retinanet import cli
 from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.config_file import write_config
 from retinanet.train import run
+from retinanet.train.job import TrainingJob
 
 # Every option, none as it is by default.
 MODEL = {
@@ -63,14 +63,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked wit
 def parsed(monkeypatch: pytest.MonkeyPatch):
     """What `retinanet train` would do with these words."""
 
-    def parse(*words: object) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        monkeypatch.setattr(run, "run_training", lambda path, **arguments: found.update(arguments))
+    def parse(*words: object) -> TrainingJob:
+        found: list[TrainingJob] = []
+        monkeypatch.setattr(run, "run_training", found.append)
         monkeypatch.setattr(sys, "argv", ["retinanet", "train", "model.pth", *map(str, words)])
         with contextlib.suppress(SystemExit):
             cli.main()
         assert found, "refused"
-        return found
+        return found[0]
 
     return parse
 
@@ -84,8 +84,8 @@ def test_every_option_makes_the_round_trip(parsed, tmp_path: Path) -> None:
     path = tmp_path / "model.config.toml"
     write_config(path, INPUTS, configs, {})
     found = parsed("--config", path)
-    assert (found["model_config"], found["data_config"], found["train_config"]) == configs
-    assert {name: found[name] for name in INPUTS} == INPUTS
+    assert (found.model, found.data, found.train) == configs
+    assert found.inputs == INPUTS
 
 
 def test_what_is_not_given_stays_a_default_and_says_what_it_was(parsed, tmp_path: Path) -> None:
@@ -98,17 +98,17 @@ def test_what_is_not_given_stays_a_default_and_says_what_it_was(parsed, tmp_path
     assert "# val-images =\n" in text
     assert "override" not in text  # it would throw the training away that it is read for
     found = parsed("--config", path)
-    assert (found["model_config"], found["data_config"]) == configs[:2]
-    assert found["train_config"] == TrainConfig()
+    assert (found.model, found.data) == configs[:2]
+    assert found.train == TrainConfig()
 
 
 def test_the_command_line_wins(parsed, tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text('images = "a"\nannotations = "a.json"\nbatch = 4\nmilestones = [0.5]\ncompile = true\nwidth = 64\n')
     found = parsed("--batch", 8, "--config", path, "--milestones", 0.1, 0.2, "--no-compile", "--images", "b")
-    assert (found["data_config"].batch, found["train_config"].milestones) == (8, (0.1, 0.2))
-    assert (found["train_config"].compile, found["model_config"].width) == (False, 64)
-    assert (found["images"], found["annotations"]) == (Path("b"), Path("a.json"))
+    assert (found.data.batch, found.train.milestones) == (8, (0.1, 0.2))
+    assert (found.train.compile, found.model.width) == (False, 64)
+    assert (found.images, found.annotations) == (Path("b"), Path("a.json"))
 
 
 @pytest.mark.parametrize(

@@ -76,18 +76,10 @@ def train(
     config
         TOML file of options, such as MODEL with .config.toml; those of the command line win.
     """
+    from retinanet.train.job import TrainingJob
     from retinanet.train.run import run_training
 
-    run_training(
-        model,
-        images=images,
-        annotations=annotations,
-        val_images=val_images,
-        val_annotations=val_annotations,
-        model_config=network,
-        data_config=data,
-        train_config=recipe,
-    )
+    run_training(TrainingJob(model, images, annotations, val_images, val_annotations, network, data, recipe))
 
 
 app["train"].config = (take_from_file,)

@@ -20,6 +20,7 @@ from retinanet.data.synthetic import make_dataset
 from retinanet.model import criterion
 from retinanet.model.network import RetinaNet
 from retinanet.train import session
+from retinanet.train.job import TrainingJob
 from retinanet.train.log import TrainLog
 from retinanet.train.run import run_training
 
@@ -57,15 +58,15 @@ def losses(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     patch.setattr(TrainLog, "step", keep)
     patch.setattr(session, "create_network", with_strong_heads(session.create_network))
     annotations = make_dataset(folder / "images", 16, 96, seed=0, aspects=(1.0, 1.5))
-    run_training(
+    job = TrainingJob(
         folder / "model.pth",
         images=folder / "images",
         annotations=annotations,
         val_images=None,
         val_annotations=None,
-        model_config=ModelConfig(backbone=("test_resnet",), width=32, weights="none"),
-        data_config=DataConfig(resize=96, max_size=160, jitter=(80, 112), batch=4, workers=0),
-        train_config=TrainConfig(
+        model=ModelConfig(backbone=("test_resnet",), width=32, weights="none"),
+        data=DataConfig(resize=96, max_size=160, jitter=(80, 112), batch=4, workers=0),
+        train=TrainConfig(
             iters=STEPS,
             optimizer="sgd",
             lr=0.005,
@@ -76,6 +77,7 @@ def losses(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[float]]:
             override=True,
         ),
     )
+    run_training(job)
     return found
 
 

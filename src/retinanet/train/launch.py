@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from retinanet.errors import Interrupted, RetinaNetError
 from retinanet.train import reports
+from retinanet.train.job import TrainingJob
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PR_SET_PDEATHSIG = 1
@@ -32,24 +32,24 @@ _AFTER_OTHERS = 2.0
 _NOTHING_SAVED = "Interrupted; nothing was saved since the last checkpoint."
 
 
-def launch(train: Callable[..., None], path: Path, arguments: dict[str, Any], devices: int) -> None:
-    """Run `train(path, **arguments)` as one rank on each of `devices` devices.
+def launch(train: Callable[[TrainingJob], None], job: TrainingJob, devices: int) -> None:
+    """Run `train(job)` as one rank on each of `devices` devices.
 
-    Where a process dies, all of them start again from the checkpoint at `path`, `--max-restarts` times. What a user
-    can act on ends the run at once.
+    Where a process dies, all of them start again from the job's checkpoint, `--max-restarts` times. What a user can act
+    on ends the run at once.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM came, here or at the processes.
         RetinaNetError: what a rank raised; or processes died too often.
     """
-    config = arguments["train_config"]
-    untouched = _written(path)
+    config = job.train
+    untouched = _written(job.path)
     for restarts in range(config.max_restarts + 1):
         # --override replaces what was there when the command was given, not what this run has saved since.
-        anew = config.override and _written(path) == untouched
+        anew = config.override and _written(job.path) == untouched
         with tempfile.TemporaryDirectory(prefix="retinanet-") as folder, _forwarding(Path(folder)) as stops:
-            again = {**arguments, "train_config": replace(config, override=anew)}
-            death = _run_once(Path(folder), train, path, again, devices)
+            again = replace(job, train=replace(config, override=anew))
+            death = _run_once(Path(folder), train, again, devices)
             found = reports.read(Path(folder))
         told = [report for report in found if not report.crashed]
         if told:  # an interruption is what all ranks agreed on; any other sentence is why it failed
@@ -75,7 +75,7 @@ def launch(train: Callable[..., None], path: Path, arguments: dict[str, Any], de
 
 
 def _run_once(
-    folder: Path, train: Callable[..., None], path: Path, arguments: dict[str, Any], devices: int
+    folder: Path, train: Callable[[TrainingJob], None], job: TrainingJob, devices: int
 ) -> tuple[int, str] | None:
     """Start the processes and wait for them; which one died first, and how, or None if all came to an end."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # reports say it in one sentence
@@ -92,7 +92,7 @@ def _run_once(
         signals_to_handle="SIGUSR2",  # leaves the others to `_forwarding`
     )
     try:
-        elastic_launch(launcher, _rank)(os.getpid(), folder, train, path, arguments)
+        elastic_launch(launcher, _rank)(os.getpid(), folder, train, job)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         how = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
@@ -100,7 +100,7 @@ def _run_once(
     return None
 
 
-def _rank(launcher: int, folder: Path, train: Callable[..., None], path: Path, arguments: dict[str, Any]) -> None:
+def _rank(launcher: int, folder: Path, train: Callable[[TrainingJob], None], job: TrainingJob) -> None:
     """What each process runs."""
     _die_with(launcher)
     reports.open_folder(folder)
@@ -110,7 +110,7 @@ def _rank(launcher: int, folder: Path, train: Callable[..., None], path: Path, a
     try:
         if (folder / "stop").exists():  # it came before this process could be signalled
             raise KeyboardInterrupt
-        train(path, **arguments)
+        train(job)
     except Interrupted as error:
         reports.write(str(error), exit_code=error.exit_code, crashed=False)
     except RetinaNetError as error:
