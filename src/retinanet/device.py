@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from typing import Any
 
 import torch
 
@@ -33,6 +35,11 @@ def choose_device(name: str | None) -> torch.device:
             f"--device {name} is not here: this machine has {count} CUDA device(s); use cpu or leave it out."
         )
     return torch.device("cuda", device.index or 0)
+
+
+def device_context(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Inside, `device` is this thread's current one where it is a GPU: there go Triton's kernels and CUDA graphs."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def tune(device: torch.device) -> None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from retinanet.device import device_context
 from retinanet.errors import ExportError
 from retinanet.export.plan_precision import network_precisions, require_precision
 from retinanet.export.plan_progress import BuildProgress
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.plan_name import plan_name
-from retinanet.predict.runtimes.tensorrt_library import Library, device_context
+from retinanet.predict.runtimes.tensorrt_library import Library
 
 if TYPE_CHECKING:
     import onnx

@@ -33,4 +33,5 @@ class FusedRuntime(TorchRuntime):
     @torch.inference_mode()
     def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """Detections on the canvas."""
-        return self.run(images, image_sizes)
+        with self.on_device:
+            return self.run(images, image_sizes)

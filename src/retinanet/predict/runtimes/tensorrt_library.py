@@ -6,7 +6,6 @@ programming interfaces differ in details alone, so whoever is handed a `Library`
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 from typing import Any, NamedTuple
@@ -59,11 +58,6 @@ class Library(NamedTuple):
     def reason(self) -> str:
         """The first thing that went wrong since `errors` was cleared."""
         return self.logger.errors[0] if self.logger.errors else "it does not say why"
-
-
-def device_context(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Inside, `device` is the current one of this thread, where it is a GPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def libraries_for(device: torch.device) -> list[Library]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig, Precision
-from retinanet.device import autocast, choose_device, choose_precision, tune
+from retinanet.device import autocast, choose_device, choose_precision, device_context, tune
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.model.network import RetinaNet
 from retinanet.predict.detector import Detector
@@ -32,6 +32,7 @@ class TorchRuntime:
         self.canvas: tuple[int, int] | None = None
         self.batch: tuple[int, int] | None = None
         self.device = device
+        self.on_device = device_context(device)
         self.autocast = autocast(device, choose_precision(precision, device, on_gpu="fp16"))
         self.detector = Detector(network, postprocess).to(device).to(memory_format=torch.channels_last).eval()
 
@@ -57,5 +58,5 @@ class TorchRuntime:
     @torch.inference_mode()
     def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """Detections on the canvas."""
-        with self.autocast:
+        with self.on_device, self.autocast:
             return self.detector(images, image_sizes)  # type: ignore[no-any-return]
