@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -70,6 +72,18 @@ def test_frames_are_images_with_their_numbers(video: Path, frames: Tensor) -> No
         assert frame.dtype == torch.uint8
         assert frame.stride() == (1, 3 * 96, 3)  # channels-last, as `read_image` has it
         assert nearest(frame, frames) == index
+
+
+def test_a_process_that_has_read_a_video_may_fork_readers(video: Path, tmp_path: Path) -> None:
+    other = shutil.copy(video, tmp_path / "other.mp4")
+    read_video(video).read(0)  # its decoder, with threads of its own, is there when the next line forks
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        frame = pool.apply_async(_first_frame, (Path(other),)).get(timeout=60)
+    assert torch.equal(frame, read_video(video).read(0))
+
+
+def _first_frame(path: Path) -> Tensor:
+    return read_video(path).read(0)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Video(CocoData):
     def read(self, index: int) -> Tensor:
         """Frame `index` as uint8 RGB `[3, H, W]`, channels-last in memory. Raises `DataError` if it is damaged."""
         try:
-            frame: Tensor = _decoder(self.source, os.getpid())[index]
+            frame: Tensor = _own_decoder(self.source)[index]
         except (RuntimeError, IndexError) as error:
             raise DataError(f"Frame {index} of {self.source} can't be decoded ({_reason(error)}).") from error
         return frame
@@ -82,10 +82,21 @@ def _open(path: Path) -> Any:
         raise
 
 
-@functools.lru_cache(maxsize=1)
-def _decoder(path: Path, process: int) -> Any:
-    """A decoder of this `process`'s own: one that came by a fork would wait for threads that did not come along."""
-    return _open(path)
+_decoders: dict[tuple[int, int], tuple[Path, Any]] = {}
+"""(process, thread) → the video that it reads, and the decoder."""
+
+
+def _own_decoder(path: Path) -> Any:
+    """A decoder of this thread's own.
+
+    One that came by a fork waits for threads that did not come along, for ever, even when it is closed: it is left
+    where it is.
+    """
+    reader = (os.getpid(), threading.get_ident())
+    known = _decoders.get(reader)
+    if known is None or known[0] != path:
+        known = _decoders[reader] = (path, _open(path))
+    return known[1]
 
 
 def _reason(error: Exception) -> str:
