@@ -16,7 +16,7 @@ import pytest
 from command_line import SMALL, Shapes, words_of
 
 CHECKOUT = Path(__file__).parents[1]
-REQUIRED = {"cyclopts", "hotcoco", "numpy", "pillow", "rich", "timm", "torch", "torchvision"}
+REQUIRED = {"cyclopts", "hotcoco", "numpy", "pillow", "rich", "timm", "torch", "torchcodec", "torchvision"}
 NOT_REQUIRED = ("tensorboard", "onnx", "onnxruntime", "nvidia.dali", "tensorrt", "pycocotools", "pytest", "hypothesis")
 
 

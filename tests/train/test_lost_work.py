@@ -64,7 +64,7 @@ def test_a_killed_run_that_goes_on_comes_to_the_same_weights(begin, alone: Path,
     assert checkpoint(model)["training_state"]["step"] < STEPS
     assert finish(begin(model))[0] == 0
     assert_same(checkpoint(model), checkpoint(alone))
-    assert {path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")} == {".pth", ".csv"}
+    assert {path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")} == {".pth", ".csv", ".toml"}
 
 
 def test_killing_the_launcher_ends_its_ranks_and_the_run_can_go_on(begin, together: Path, tmp_path: Path) -> None:
