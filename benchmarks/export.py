@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+import printout
 import torch
 import torchvision
+from printout import say
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
@@ -55,13 +57,6 @@ package(images, torch.tensor([[height, width]] * count, device="cuda"))[0].cpu()
 print(f"{imported - start:.2f} {time.monotonic() - imported:.2f}")
 """
 
-lines: list[str] = []
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-    lines.append(line)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,7 +81,7 @@ def main() -> None:
         packages = make_packages(network, canvas, batches, Path(folder))
         speed(network, packages, arguments.batches, canvas)
     if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        printout.write(arguments.out)
 
 
 def make_network(canvas: tuple[int, int]) -> RetinaNet:

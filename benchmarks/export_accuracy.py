@@ -17,7 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import printout
 import torch
+from printout import say
 
 from retinanet import __version__, load
 from retinanet.config import ExportConfig, PostprocessConfig, PredictConfig
@@ -26,13 +28,6 @@ from retinanet.device import choose_workers
 from retinanet.evaluate.coco import Metrics, evaluate
 from retinanet.export.run import run_export
 from retinanet.predict.dataset import collect_results
-
-lines: list[str] = []
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-    lines.append(line)
 
 
 def main() -> None:
@@ -57,7 +52,7 @@ def main() -> None:
     canvas = measure(arguments, kinds)
     say(f"Canvas of the exports: {canvas[0]} × {canvas[1]}")
     if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        printout.write(arguments.out)
 
 
 def measure(arguments: argparse.Namespace, kinds: list[tuple[str, str]]) -> tuple[int, int]:

@@ -19,7 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import printout
 import torch
+from printout import say
 
 from retinanet import __version__
 from retinanet.data.synthetic import make_dataset
@@ -35,13 +37,6 @@ MEASURED = (
     "print(code, time.monotonic() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)\n"
 )
 """Runs the command, and says its exit code, its time and its processors' in s, and its largest process in bytes."""
-
-lines: list[str] = []
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-    lines.append(line)
 
 
 def main() -> None:
@@ -68,7 +63,7 @@ def main() -> None:
         for kind in arguments.formats:
             say(measure(arguments, kind, folder))
     if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        printout.write(arguments.out)
 
 
 def make_model(arguments: argparse.Namespace, path: Path) -> None:

@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
+import printout
 import torch
 import torchvision
+from printout import say
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +55,6 @@ from retinanet.types import ClassMap, HeadOutputs
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if GPU else torch.device("cpu")
 POSTPROCESS = PostprocessConfig()
-lines: list[str] = []
 
 
 class Spread(NamedTuple):
@@ -65,11 +66,6 @@ class Spread(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.lowest:.2f}–{self.highest:.2f})"
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-    lines.append(line)
 
 
 def main() -> None:
@@ -101,7 +97,7 @@ def main() -> None:
         for row in table:
             say(row)
     if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        printout.write(arguments.out)
 
 
 def make_network(arguments: argparse.Namespace) -> RetinaNet:

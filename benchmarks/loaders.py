@@ -20,8 +20,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import printout
 import torch
 import torchvision
+from printout import say
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
@@ -36,12 +38,6 @@ from retinanet.errors import UsageError
 from retinanet.preprocess import group_by_canvas, resized_size
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # torchvision's decoders: they are the peer
-lines: list[str] = []
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-    lines.append(line)
 
 
 class Torchvision(Dataset):
@@ -202,7 +198,7 @@ def main() -> None:
                 cells.append("–")
         say(f"| {threads} | {' | '.join(cells)} |")
     if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+        printout.write(options.out)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import printout
 import torch
 import torchvision
 import triton
+from printout import say
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.ops import sigmoid_focal_loss
@@ -27,13 +29,6 @@ from retinanet.ops.decode import decode
 from retinanet.ops.focal_loss import focal_loss
 from retinanet.ops.nms import nms
 from retinanet.types import Detections
-
-lines: list[str] = []
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-    lines.append(line)
 
 
 def main() -> None:
@@ -52,7 +47,7 @@ def main() -> None:
         kernels(kind)
     focal(bandwidth)
     if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        printout.write(arguments.out)
 
 
 def postprocessing(batches: list[int], bandwidth: float) -> None:

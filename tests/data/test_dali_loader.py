@@ -18,7 +18,6 @@ from retinanet.data.coco import read_annotations
 from retinanet.data.dali_loader import DaliLoader
 from retinanet.data.preparation import Preparation
 from retinanet.data.sampler import PredictPlan, TrainPlan
-from retinanet.data.synthetic import make_dataset
 from retinanet.data.torch_loader import TorchLoader
 from retinanet.errors import DataError
 from retinanet.preprocess import group_by_canvas
@@ -28,23 +27,6 @@ pytest.importorskip("nvidia.dali")
 RESIZE, MAX_SIZE = 48, 80
 AUGMENT = Augment(0.5, (40, 60))
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "train"
-    make_dataset(folder, 14, 40, seed=0, aspects=(1.0, 1.5, 0.7), empty=0.2)
-    return folder
-
-
-@pytest.fixture
-def folder(source, tmp_path):
-    """A copy that a test may damage."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for path in source.iterdir():
-        (images / path.name).write_bytes(path.read_bytes())
-    return images
 
 
 def data_in(source, folder=None):

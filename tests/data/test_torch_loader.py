@@ -15,30 +15,12 @@ from retinanet.data.coco import read_annotations
 from retinanet.data.folder import images_only
 from retinanet.data.images import read_image
 from retinanet.data.sampler import PredictPlan, TrainPlan
-from retinanet.data.synthetic import make_dataset
 from retinanet.data.torch_loader import TorchLoader
 from retinanet.errors import DataError
 from retinanet.preprocess import fit_to_canvas, group_by_canvas, restore_boxes
 
 RESIZE, MAX_SIZE = 48, 80
 AUGMENT = Augment(0.5, (40, 60))
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "train"
-    make_dataset(folder, 14, 40, seed=0, aspects=(1.0, 1.5, 0.7), empty=0.2)
-    return folder
-
-
-@pytest.fixture
-def folder(source, tmp_path):
-    """A copy that a test may damage."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for path in source.iterdir():
-        (images / path.name).write_bytes(path.read_bytes())
-    return images
 
 
 def load(annotations, images, batch=4, **options):
