@@ -32,7 +32,7 @@ from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
 from retinanet.train.distributed import barrier, gather_rows, rank, sum_gradients, world_size
 from retinanet.train.optim import build_optimizer
-from retinanet.train.ranks import joined
+from retinanet.train.ranks import process_group
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
 
@@ -149,7 +149,7 @@ def as_rank(number: int, world: int, port: int, options: argparse.Namespace) -> 
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     device = torch.device(options.device, number) if options.device == "cuda" else torch.device("cpu")
-    with joined(device):
+    with process_group(device):
         return measure(options, device)
 
 

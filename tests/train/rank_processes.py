@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from retinanet.train.ranks import joined
+from retinanet.train.ranks import process_group
 
 CPU = torch.device("cpu")
 
@@ -43,5 +43,5 @@ def on_two_ranks(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 def _as_rank(rank: int, port: int, function: Callable[..., Any], arguments: tuple) -> Any:
     os.environ.update(rank_environment(rank, port))
     torch.set_num_threads(1)
-    with joined(CPU):
+    with process_group(CPU):
         return function(rank, *arguments)

@@ -198,7 +198,7 @@ import sys, time, torch
 from retinanet.train import ranks
 from retinanet.train.distributed import Tally
 ranks.PATIENCE = 3.0
-with ranks.joined(torch.device("cpu")):
+with ranks.process_group(torch.device("cpu")):
     Tally("step 1", 1).read()
     print("met", flush=True)
     if sys.argv[1] == "1":

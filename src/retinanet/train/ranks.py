@@ -89,7 +89,7 @@ def _require_backend(device: torch.device) -> None:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Inside, this process is one rank of the group that its environment names; without one it stays alone.
 
     Raises:
@@ -114,7 +114,7 @@ def joined(device: torch.device) -> Iterator[None]:
             device_id=device if cuda else None,
         )
     except (ValueError, RuntimeError) as error:  # DistNetworkError and DistStoreError are RuntimeErrors
-        raise _not_joined(error) from error
+        raise _no_group(error) from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
@@ -126,7 +126,7 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _not_joined(error: Exception) -> RetinaNetError:
+def _no_group(error: Exception) -> RetinaNetError:
     reason = str(error).partition("\n")[0]
     where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
     if "EADDRINUSE" in reason or "already in use" in reason:

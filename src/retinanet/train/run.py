@@ -44,7 +44,7 @@ from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
 from retinanet.train.optim import build_optimizer, learning_rate, peak_rate, warmup_steps, weight_decay
 from retinanet.train.problems import ProblemReport
-from retinanet.train.ranks import count_devices, device_of_rank, joined, local_world_size, started_by_launcher
+from retinanet.train.ranks import count_devices, device_of_rank, local_world_size, process_group, started_by_launcher
 from retinanet.train.session import Session, open_session, tell_other_devices
 from retinanet.train.step import TrainStep
 from retinanet.train.validation import Validation
@@ -64,7 +64,7 @@ def run_training(job: TrainingJob) -> None:
             return
     device = device_of_rank(job.train)
     tune(device)
-    with joined(device):
+    with process_group(device):
         _train(job, device)
 
 
