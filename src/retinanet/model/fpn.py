@@ -28,9 +28,13 @@ class FPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Maps `[N, width, H_l, W_l]`, P3 first, from C3…C5 `[N, channels, H_l, W_l]`."""
+        pyramid = [output(feature) for output, feature in zip(self.output, self.merge(features), strict=True)]
+        p6 = self.p6(pyramid[-1] if self.p6_source == "p5" else features[-1])
+        return [*pyramid, p6, self.p7(F.relu(p6))]
+
+    def merge(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """C3…C5 in `width` channels, the coarser ones added to each. A runtime may have a faster way."""
         merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
             merged[level] = merged[level] + F.interpolate(merged[level + 1], size=merged[level].shape[-2:])
-        pyramid = [output(feature) for output, feature in zip(self.output, merged, strict=True)]
-        p6 = self.p6(pyramid[-1] if self.p6_source == "p5" else features[-1])
-        return [*pyramid, p6, self.p7(F.relu(p6))]
+        return merged

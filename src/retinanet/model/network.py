@@ -47,7 +47,11 @@ class RetinaNet(nn.Module):
             self.stride(stride, canvas, (feature.shape[-2], feature.shape[-1]))
             for stride, feature in zip(nominal, pyramid, strict=True)
         )
-        return HeadOutputs(self.class_head(pyramid), self.box_head(pyramid), strides)
+        return HeadOutputs(*self.run_heads(pyramid), strides)
+
+    def run_heads(self, pyramid: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Class logits and box deltas of each level of the pyramid. A runtime may have a faster way."""
+        return self.class_head(pyramid), self.box_head(pyramid)
 
     @property
     def members(self) -> list[Backbone]:

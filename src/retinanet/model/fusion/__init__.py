@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 from torch import nn
 
 from retinanet.model.fusion.patterns import Fuser
+from retinanet.model.fusion.pyramid import merge
+from retinanet.model.fusion.streams import SideBySide
+from retinanet.model.fpn import FPN
 from retinanet.model.fusion.trace import trace
 from retinanet.model.network import RetinaNet
 from retinanet.ops.normalise import normalise
@@ -23,6 +27,9 @@ def fused(network: RetinaNet) -> RetinaNet:
     network = _rebuilt(network.eval())
     for backbone in network.backbones:
         backbone.normalise = normalise  # type: ignore[assignment]
+    for pyramid in cast(list[FPN], list(network.pyramids)):
+        pyramid.merge = partial(merge, list(pyramid.lateral))  # type: ignore[assignment, arg-type]
+    network.run_heads = SideBySide(network.class_head, network.box_head)  # type: ignore[method-assign]
     return network
 
 
