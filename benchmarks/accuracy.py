@@ -34,6 +34,7 @@ ROWS: dict[str, dict[str, str]] = {
     "base, ATSS, GIoU, quality": {**RULES, **ALL},
     "base, EMA": {**RULES, "ema": "0.9998"},
     "base, jitter": {**RULES, "jitter": "0.8 1.25"},
+    "base, colour jitter": {**RULES, "colour-jitter": "0.4"},
     "base, all of the backbone learns": {**RULES, "freeze": "0"},
     "base, live batch norm": {**RULES, "norm": "live"},
     "base, everything": {**RULES, **ALL, "ema": "0.9998", "jitter": "0.8 1.25"},

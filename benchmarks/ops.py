@@ -1,4 +1,4 @@
-"""Decode + NMS and the focal loss beside torchvision's, on the same tensors, in one run on a GPU.
+"""Decode + NMS, the focal loss and recolouring beside torchvision's, on the same tensors, in one run on a GPU.
 
     python benchmarks/ops.py [--batches 1 8 32] [--out FILE]
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import printout
 import torch
 import torchvision
@@ -22,12 +23,15 @@ from printout import say
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.ops import sigmoid_focal_loss
+from torchvision.transforms.v2 import ColorJitter
 from workload import CENTRE_OFFSET, KINDS, Workload, make_workload
 
+from retinanet.data.colour import draw_colours
 from retinanet.model.anchors import grid_anchors
 from retinanet.ops.decode import decode
 from retinanet.ops.focal_loss import focal_loss
 from retinanet.ops.nms import nms
+from retinanet.ops.recolour import recolour_, reference
 from retinanet.types import Detections
 
 
@@ -46,6 +50,7 @@ def main() -> None:
     for kind in KINDS:
         kernels(kind)
     focal(bandwidth)
+    recolouring(bandwidth)
     if arguments.out:
         printout.write(arguments.out)
 
@@ -150,6 +155,25 @@ def focal(bandwidth: float, batch: int = 16, anchors: int = 201_600, classes: in
         say(f"- {name}: {show(measure(step))} ms, peak {peak / 2**30:.2f} GiB above the logits")
         del step
     say(f"- floor: {3 * logits.nbytes / bandwidth * 1e3:.3f} ms (logits read twice, gradient written)")
+
+
+def recolouring(bandwidth: float, batch: int = 16) -> None:
+    """The peer takes one draw for the whole batch, which is the least it can do."""
+    say()
+    say(f"## Recolouring, batch {batch}, 800×1344, uint8, channels-last")
+    images = torch.randint(0, 256, (batch, 3, 800, 1344), dtype=torch.uint8, device="cuda")
+    images = images.contiguous(memory_format=torch.channels_last)
+    sizes = torch.tensor([[800, 1344]] * batch, device="cuda")
+    random = np.random.default_rng(0)
+    matrices = torch.from_numpy(np.stack([draw_colours(0.4, random) for _ in range(batch)])).cuda()
+    peer = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05)
+    for name, function in (
+        ("ours", partial(recolour_, images, sizes, matrices)),
+        ("ours without Triton", partial(reference.recolour_, images, sizes, matrices)),
+        ("torchvision's ColorJitter", partial(peer, images)),
+    ):
+        say(f"- {name}: {show(measure(function))} ms")
+    say(f"- floor: {2 * images.nbytes / bandwidth * 1e3:.3f} ms (each byte read and written)")
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import pytest
 import torch
 
 import retinanet as package
@@ -62,13 +63,14 @@ def small_network(data: CocoData) -> RetinaNet:
     return RetinaNet(record)
 
 
-def test_a_training_step_crosses_few_files(shapes: Shapes) -> None:
+@pytest.mark.parametrize("colour_jitter", [0.0, 0.4])
+def test_a_training_step_crosses_few_files(shapes: Shapes, colour_jitter: float) -> None:
     data = read_annotations(shapes.annotations, shapes.images)
     network = small_network(data).train()
     optimizer = build_optimizer(TrainConfig(), network, 1e-3)
     step = TrainStep(network, Criterion(network), optimizer, "fp32", clip_norm=10.0)
     plan = training_plan(data, DataConfig(resize=64, max_size=96, batch=4), seed=0)
-    batches = iter(TorchLoader(data, plan, 64, 96, Augment(), workers=1, total_steps=3))
+    batches = iter(TorchLoader(data, plan, 64, 96, Augment(colour_jitter=colour_jitter), workers=1, total_steps=3))
     step(next(batches), 1e-3)  # what happens once does not count
     with Crossing() as crossed:
         step(next(batches), 1e-3)

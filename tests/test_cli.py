@@ -13,7 +13,7 @@ from retinanet import cli
 TRAIN_OPTIONS = {
     *("images", "annotations", "val-images", "val-annotations", "config"),
     *("backbone", "width", "weights", "fine-tune", "norm", "freeze", "anchor-scale"),
-    *("resize", "max-size", "jitter", "flip", "batch", "workers"),
+    *("resize", "max-size", "jitter", "flip", "colour-jitter", "batch", "workers"),
     *("recipe", "matching", "box-loss", "class-loss"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
     *("accumulate", "ema", "compile", "no-compile", "precision", "val-every", "patience", "logdir", "seed"),
@@ -33,7 +33,7 @@ IMPORT_OPTIONS = {"annotations", "norm-eps", "odtk-anchors"}
 REPORT_OPTIONS = INFER_OPTIONS - {"draw", "devices", "resume"}
 DOCTOR_OPTIONS = {
     *("images", "annotations", "val-images", "val-annotations"),
-    *("resize", "max-size", "jitter", "flip", "batch", "workers"),
+    *("resize", "max-size", "jitter", "flip", "colour-jitter", "batch", "workers"),
     *("anchor-scale", "overfit", "seed", "output", "json"),
 }
 
@@ -69,6 +69,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["trian"], "trian"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--width", "3"], "--width"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--jitter", "64", "32"], "--jitter"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--colour-jitter", "1.1"], "--colour-jitter"),
+        (["doctor", "--images", "a", "--annotations", "b", "--colour-jitter", "nan"], "--colour-jitter"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--milestones", "0.9", "0.5"], "--milestones"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--devices", "0"], "--devices"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--max-restarts", "-1"], "--max-restarts"),

@@ -23,7 +23,8 @@ MODEL = {
     **{"fine_tune": Path('with "quotes" and \\backslash, Ж.pth'), "freeze": 3, "anchor_scale": 2.5},
 }
 DATA = {
-    **{"resize": 320, "max_size": 600, "jitter": (256, 384), "flip": 0.0, "batch": 6, "workers": 3},
+    **{"resize": 320, "max_size": 600, "jitter": (256, 384), "flip": 0.0, "colour_jitter": 0.3},
+    **{"batch": 6, "workers": 3},
 }
 TRAIN = {
     **{

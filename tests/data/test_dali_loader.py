@@ -20,12 +20,14 @@ from retinanet.data.preparation import Preparation
 from retinanet.data.sampler import PredictPlan, TrainPlan
 from retinanet.data.torch_loader import TorchLoader
 from retinanet.errors import DataError
+from retinanet.ops.recolour import recolour_
 from retinanet.preprocess import group_by_canvas
 
 pytest.importorskip("nvidia.dali")
 
 RESIZE, MAX_SIZE = 48, 80
 AUGMENT = Augment(0.5, (40, 60))
+COLOURED = Augment(0.5, (40, 60), colour_jitter=0.4)
 CPU = torch.device("cpu")
 
 
@@ -90,6 +92,24 @@ def test_shrunk_unchanged_and_enlarged(source, resize, max_size):
         assert_same_views(list(dali), list(torchs), border=1 if resize < 40 else 0)
 
 
+def test_it_recolours_as_pytorchs_loader_does(source, folder, monkeypatch):
+    """Pixels that DALI drew, that we drew, and those of a batch that DALI failed on, each by its image's matrix."""
+    monkeypatch.setattr(encoded, "is_whole", lambda content, header: True)
+    whole = (folder / "00002.jpg").read_bytes()
+    (folder / "00002.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.open(folder / "00004.jpg").save(folder / "00004.jpg", "png")
+    data = data_in(source, folder)
+    plain, torchs_plain = loaders(data, AUGMENT, steps=range(12))
+    coloured, torchs = loaders(data, COLOURED, steps=range(12))
+    for loader, uncoloured in ((coloured, plain), (torchs, torchs_plain)):
+        found, expected = list(loader), list(uncoloured)
+        for step, batch in enumerate(expected):
+            matrices = torchs.preparation.colours(torchs.preparation.batch(step))
+            recolour_(batch.images, batch.image_sizes, matrices)
+        assert_equal(found, expected)
+        assert list(loader.broken) == [str(folder / "00002.jpg")]
+
+
 def odd_images(folder):
     """Files of many kinds, all of them 60 by 40 as they are displayed; their names."""
     y, x = np.mgrid[:40, :60]
@@ -152,8 +172,8 @@ def test_files_of_every_kind(tmp_path):
 
 def test_any_step_can_be_resumed_and_epochs_differ(source):
     data = data_in(source)
-    whole = list(loaders(data, steps=range(15))[0])
-    assert_equal(list(loaders(data, steps=range(9, 15))[0]), whole[9:])
+    whole = list(loaders(data, COLOURED, steps=range(15))[0])
+    assert_equal(list(loaders(data, COLOURED, steps=range(9, 15))[0]), whole[9:])
     views = [batch.transforms[batch.image_ids == 1] for batch in whole if (batch.image_ids == 1).any()]
     assert len(views) >= 2
     assert not torch.equal(views[0], views[1])
@@ -162,7 +182,7 @@ def test_any_step_can_be_resumed_and_epochs_differ(source):
 @pytest.mark.parametrize("workers", [0, 1, 5])
 def test_batches_do_not_depend_on_the_threads(source, workers):
     data = data_in(source)
-    assert_equal(list(loaders(data, workers=workers)[0]), list(loaders(data)[0]))
+    assert_equal(list(loaders(data, COLOURED, workers=workers)[0]), list(loaders(data, COLOURED)[0]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
@@ -178,8 +198,8 @@ def test_no_step_at_all(source):
 
 def test_ranks_together_load_what_one_process_does(source):
     data = data_in(source)
-    whole = list(loaders(data)[0])
-    ranks = [list(loaders(data, rank=rank, world=2)[0]) for rank in range(2)]
+    whole = list(loaders(data, COLOURED)[0])
+    ranks = [list(loaders(data, COLOURED, rank=rank, world=2)[0]) for rank in range(2)]
     for batch, *parts in zip(whole, *ranks, strict=True):
         for name in ("images", "image_sizes", "image_ids", "transforms"):
             expected = getattr(batch, name)
@@ -285,3 +305,7 @@ def test_on_a_gpu(source, folder, monkeypatch):
     found = list(dali)
     assert [tensor.device for tensor in found[0]] == [device] * 5 + [CPU, device]
     assert_same_views([batch.to(CPU) for batch in found], list(torchs))
+    coloured, torchs = loaders(data_in(source, folder), COLOURED, steps=range(15), device=device)
+    for ours, theirs in zip(coloured, torchs, strict=True):
+        # Matrices of strength 0.4 enlarge what differs by at most 4; others' would be tens of greys away.
+        assert (ours.images.cpu().int() - theirs.images.int()).abs().float().mean((1, 2, 3)).max() <= 4

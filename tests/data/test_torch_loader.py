@@ -15,12 +15,14 @@ from retinanet.data.coco import read_annotations
 from retinanet.data.folder import images_only
 from retinanet.data.images import read_image
 from retinanet.data.sampler import PredictPlan, TrainPlan
-from retinanet.data.torch_loader import TorchLoader
+from retinanet.data.torch_loader import BatchMaker, TorchLoader
 from retinanet.errors import DataError
+from retinanet.ops.recolour import recolour_
 from retinanet.preprocess import fit_to_canvas, group_by_canvas, restore_boxes
 
 RESIZE, MAX_SIZE = 48, 80
 AUGMENT = Augment(0.5, (40, 60))
+COLOURED = Augment(0.5, (40, 60), colour_jitter=0.4)
 
 
 def load(annotations, images, batch=4, **options):
@@ -35,12 +37,13 @@ def assert_equal(found, expected):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("augment", [AUGMENT, COLOURED])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_do_not_depend_on_the_workers(source, workers):
+def test_batches_do_not_depend_on_the_workers(source, workers, augment):
     annotations = source.with_suffix(".json")
-    plain = load(annotations, source, augment=AUGMENT, seed=5, total_steps=12)
+    plain = load(annotations, source, augment=augment, seed=5, total_steps=12)
     assert len(plain) == 12
-    found = list(load(annotations, source, augment=AUGMENT, seed=5, total_steps=12, workers=workers))
+    found = list(load(annotations, source, augment=augment, seed=5, total_steps=12, workers=workers))
     assert_equal(found, list(plain))
     assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in found)
 
@@ -52,13 +55,65 @@ def test_the_work_can_be_sent_to_a_fresh_process(source):
     assert_equal([maker[0][0]], [next(iter(loader))])
 
 
-def test_any_step_can_be_resumed_and_epochs_differ(source):
+@pytest.mark.parametrize("augment", [AUGMENT, COLOURED])
+def test_any_step_can_be_resumed_and_epochs_differ(source, augment):
     annotations = source.with_suffix(".json")
-    whole = list(load(annotations, source, augment=AUGMENT, total_steps=15))
-    assert_equal(list(load(annotations, source, augment=AUGMENT, start_step=9, total_steps=15)), whole[9:])
+    whole = list(load(annotations, source, augment=augment, total_steps=15))
+    assert_equal(list(load(annotations, source, augment=augment, start_step=9, total_steps=15)), whole[9:])
     views = [batch.transforms[batch.image_ids == 1] for batch in whole if (batch.image_ids == 1).any()]
     assert len(views) >= 2
     assert not torch.equal(views[0], views[1])
+
+
+def test_colours_are_drawn_anew_each_epoch_and_nothing_else_changes(source):
+    """Each image has a matrix of its own, applied to the view without it; the canvas's rest stays black."""
+    annotations, drawn = source.with_suffix(".json"), {}
+    plain = load(annotations, source, augment=AUGMENT, seed=5, total_steps=12)
+    coloured = load(annotations, source, augment=COLOURED, seed=5, total_steps=12)
+    for step, (batch, expected) in enumerate(zip(coloured, plain, strict=True)):
+        for name in batch._fields[1:]:
+            assert torch.equal(getattr(batch, name), getattr(expected, name)), name
+        assert not torch.equal(batch.images, expected.images)
+        plan = coloured.preparation.batch(step)
+        matrices = coloured.preparation.colours(plan)
+        recolour_(expected.images, expected.image_sizes, matrices)
+        assert torch.equal(batch.images, expected.images)
+        for index, matrix in zip(plan.indices.tolist(), matrices, strict=True):
+            if index >= 0:
+                drawn[index, plan.epoch] = tuple(matrix.flatten().tolist())
+    assert {epoch for _, epoch in drawn} == {0, 1, 2}
+    assert len(set(drawn.values())) == len(drawn)
+
+
+def test_workers_leave_the_colours_to_a_gpu(source):
+    loader = load(source.with_suffix(".json"), source, augment=COLOURED, seed=5)
+    made = BatchMaker(loader.preparation, torch.device("cuda", 0))[0]
+    plain = next(iter(load(source.with_suffix(".json"), source, augment=AUGMENT, seed=5)))
+    assert torch.equal(made.batch.images, plain.images)
+    assert_equal([made.on(torch.device("cpu")).batch], [next(iter(loader))])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("augment", [AUGMENT, COLOURED])
+def test_a_gpu_gets_the_same_batches_bit_for_bit(source, augment):
+    annotations, device = source.with_suffix(".json"), torch.device("cuda", 0)
+    found = list(load(annotations, source, augment=augment, seed=5, total_steps=12, workers=2, device=device))
+    assert {batch.images.device for batch in found} == {device}
+    expected = load(annotations, source, augment=augment, seed=5, total_steps=12)
+    assert_equal([batch.to(torch.device("cpu")) for batch in found], list(expected))
+
+
+def test_the_colours_of_an_image_do_not_depend_on_its_batch_or_on_other_options(source):
+    data = read_annotations(source.with_suffix(".json"), source)
+    found = {}
+    for batch, augment in ((4, COLOURED), (3, Augment(0.1, None, colour_jitter=0.4))):
+        loader = load(source.with_suffix(".json"), source, batch, augment=augment, seed=5)
+        for step in loader.steps:
+            plan = loader.preparation.batch(step)
+            for index, matrix in zip(plan.indices.tolist(), loader.preparation.colours(plan), strict=True):
+                assert torch.equal(found.setdefault(index, matrix), matrix)
+    assert set(found) == {-1, *range(len(data))}
 
 
 def test_iterating_leaves_the_runs_random_state_alone(source):
@@ -87,10 +142,11 @@ def test_every_image_comes_as_prediction_prepares_it_with_its_boxes(source):
     assert sorted(seen) == list(range(len(data)))
 
 
-def test_ranks_together_load_what_one_process_does(source):
+@pytest.mark.parametrize("augment", [AUGMENT, COLOURED])
+def test_ranks_together_load_what_one_process_does(source, augment):
     annotations = source.with_suffix(".json")
-    whole = list(load(annotations, source, augment=AUGMENT))
-    ranks = [list(load(annotations, source, augment=AUGMENT, rank=rank, world=2)) for rank in range(2)]
+    whole = list(load(annotations, source, augment=augment))
+    ranks = [list(load(annotations, source, augment=augment, rank=rank, world=2)) for rank in range(2)]
     for batch, *parts in zip(whole, *ranks, strict=True):
         for name in ("images", "image_sizes", "image_ids", "transforms"):
             expected = getattr(batch, name)

@@ -11,6 +11,7 @@ from retinanet.ops.decode import triton as decode
 from retinanet.ops.focal_loss import triton as focal_loss
 from retinanet.ops.nms import triton as nms
 from retinanet.ops.normalise import triton as normalise
+from retinanet.ops.recolour import triton as recolour
 
 TYPES = {
     **{torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"},
@@ -50,6 +51,7 @@ def kind_of(value):
 for module in (decode, nms, focal_loss):
     module.wrap_triton = Recorder
 normalise._normalise = Recorder(normalise._normalise)
+recolour._recolour = Recorder(recolour._recolour)
 
 
 def decode_all(dtype, layout, *, anchors=9, classes=80, size=(20, 30), top_n=1000):
@@ -75,3 +77,4 @@ for shape, gamma in (((10, 80), 2.0), ((10, 80), 1.5), ((1, 1), 2.0)):
     focal_loss.focal_loss_backward(torch.ones(()), logits, labels, 0.25, gamma)
 pictures, sizes = torch.zeros(1, 3, 32, 64, dtype=torch.uint8), torch.zeros(1, 2, dtype=torch.int64)
 normalise.normalise(pictures, sizes, torch.zeros(3, dtype=torch.float16), torch.ones(3, dtype=torch.float16))
+recolour.recolour_(pictures, sizes, torch.zeros(1, 3, 4))

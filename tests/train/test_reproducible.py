@@ -11,7 +11,7 @@ def test_the_same_seed_gives_the_same_losses_metrics_and_weights(
     runs = {"first": 0, "second": 0, "two workers": 2}
     for name, workers in runs.items():
         (tmp_path / name).mkdir()
-        options = {**shapes.validation, "epochs": 2, "jitter": (48, 80), "workers": workers}
+        options = {**shapes.validation, "epochs": 2, "jitter": (48, 80), "colour_jitter": 0.4, "workers": workers}
         assert train(tmp_path / name / "model.pth", **options).code == 0
     first, *others = (tmp_path / name / "model.pth" for name in runs)
     assert len(metric_rows(first)) == 3  # two validations, and the losses of the last step

@@ -25,6 +25,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_checkpoint(
     train: Command, shapes: Shapes, tmp_path: Path, stop_after, optimizer: str, precision: str, number: signal.Signals
 ) -> None:
     options = {**shapes.validation, "iters": STEPS, "optimizer": optimizer, "precision": precision, "jitter": (48, 80)}
+    options["colour_jitter"] = 0.4
     stop_after(None)
     (tmp_path / "whole").mkdir()
     whole, stopped = tmp_path / "whole" / "model.pth", tmp_path / "model.pth"

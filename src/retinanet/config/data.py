@@ -25,6 +25,8 @@ class DataConfig:
     """Draw each training image's shorter side from MIN MAX, then crop or pad."""
     flip: float = 0.5
     """Probability that a training image is mirrored; 0 for text, signs and the like."""
+    colour_jitter: float = 0.0
+    """Vary brightness, contrast, saturation and hue of training images, from 0 (not at all) to 1; 0.4 is usual."""
     batch: int = 16
     """Images a step, over all devices."""
     workers: int | None = None
@@ -41,6 +43,10 @@ class DataConfig:
             f"--jitter takes MIN MAX in pixels with 32 <= MIN <= MAX, but is {self.jitter}.",
         )
         require(0 <= self.flip <= 1, f"--flip is a probability from 0 to 1, but is {self.flip}.")
+        require(
+            0 <= self.colour_jitter <= 1,
+            f"--colour-jitter is a strength from 0 to 1, but is {self.colour_jitter}; 0.4 is usual.",
+        )
         require(self.batch >= 1, f"--batch must be at least 1, but is {self.batch}.")
         require(self.workers is None or self.workers >= 0, f"--workers must be at least 0, but is {self.workers}.")
 

@@ -25,6 +25,8 @@ class Augment:
     jitter: tuple[int, int] | None = None
     """The shorter side in pixels, least and greatest: the picture is scaled by the drawn value over `resize`, then
     cropped where it is larger than the canvas."""
+    colour_jitter: float = 0.0
+    """Strength of `colour.draw_colours`, 0…1: the colours are the batch's last touch, so no view holds them."""
 
 
 def draw_view(

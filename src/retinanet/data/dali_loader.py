@@ -62,7 +62,7 @@ class DaliLoader(Loader):
                     continue
                 for slot, picture in encoded.drawn.items():
                     images[slot].copy_(picture)
-                yield encoded.batch.to(self._device)._replace(images=images), encoded.broken
+                yield Made(encoded.batch._replace(images=images), encoded.broken, encoded.colours).on(self._device)
 
     def _start(self, encoded: EncodedBatch) -> DaliPipeline:
         return DaliPipeline(len(encoded.files), self._threads, self._device)
@@ -71,8 +71,7 @@ class DaliLoader(Loader):
         """As the torch loader does, and so that DALI does not meet the file again."""
         slots = failed.slots or range(len(encoded.files))
         self._refused |= {int(encoded.plan.indices[slot]) for slot in slots}
-        batch, broken = self._maker.make(encoded.plan)
-        return batch.to(self._device), broken
+        return self._maker.make(encoded.plan).on(self._device)
 
 
 @contextmanager

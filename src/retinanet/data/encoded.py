@@ -35,6 +35,8 @@ class EncodedBatch(NamedTuple):
     """Slot → uint8 `[3, H, W]`: pictures that DALI can't decode as we do."""
     broken: dict[str, str]
     """Path → what is wrong with the image."""
+    colours: Tensor | None
+    """Colour matrices, as `Made` has them."""
 
 
 def encode(maker: BatchMaker, plan: BatchPlan, refused: Collection[int]) -> EncodedBatch:
@@ -62,7 +64,8 @@ def encode(maker: BatchMaker, plan: BatchPlan, refused: Collection[int]) -> Enco
             broken[str(data.image_path(index))] = str(error)
     by_dali = [None if slot in drawn else view for slot, view in enumerate(shown)]
     batch = assemble_images(data, indices, shown, torch.empty(0))
-    return EncodedBatch(plan, files, _place(by_dali, sizes, plan.canvas), batch, drawn, broken)
+    placement, colours = _place(by_dali, sizes, plan.canvas), maker.preparation.colours(plan)
+    return EncodedBatch(plan, files, placement, batch, drawn, broken, colours)
 
 
 def _read(path: str) -> tuple[np.ndarray, tuple[int, int]] | None:

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from retinanet.data.preparation import Preparation
 from retinanet.errors import DataError
+from retinanet.ops.recolour import recolour_
 from retinanet.types import Batch
 
-Made = tuple[Batch, dict[str, str]]
-"""A batch, and what is wrong with the broken images met in making it, by path."""
+
+class Made(NamedTuple):
+    """A batch on its way."""
+
+    batch: Batch
+    broken: dict[str, str]
+    """What is wrong with the broken images met in making it, by path."""
+    colours: Tensor | None = None
+    """float32 `[N, 3, 4]`, the colour matrices that are still to be applied (see `ops.recolour`)."""
+
+    def on(self, device: torch.device) -> Made:
+        """It on `device`, with its colour matrices applied there, on the current stream."""
+        batch = self.batch.to(device)
+        if self.colours is not None:
+            recolour_(batch.images, batch.image_sizes, self.colours.to(device, non_blocking=True))
+        return Made(batch, self.broken)
 
 
 class Loader(ABC):
@@ -36,7 +55,7 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         usable = 0
-        for done, (batch, broken) in enumerate(self._make(), start=1):
+        for done, (batch, broken, _) in enumerate(self._make(), start=1):
             self.broken.update(broken)
             usable += int((batch.image_ids >= 0).sum())
             if (

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment, draw_view
-from retinanet.data.sampler import BatchPlan
+from retinanet.data.colour import IDENTITY, draw_colours
+from retinanet.data.sampler import BLANK, BatchPlan
 from retinanet.data.views import View, fitted_view
 from retinanet.errors import DataError
+
+_COLOURS = 1
+"""Names their random numbers, which are their own: so colours and views don't change with each other's options."""
 
 
 class Plan(Protocol):
@@ -58,3 +64,16 @@ class Preparation:
             )
         random = np.random.default_rng([self.seed, batch.epoch, index])
         return draw_view(size, batch.canvas, self.resize, self.max_size, self.augment, random)
+
+    def colours(self, batch: BatchPlan) -> Tensor | None:
+        """Colour matrices float32 `[N, 3, 4]` for the images of `batch` (see `ops.recolour`); None without jitter."""
+        strength = self.augment.colour_jitter if self.augment else 0.0
+        if not strength:
+            return None
+        matrices = [
+            IDENTITY
+            if index == BLANK
+            else draw_colours(strength, np.random.default_rng([self.seed, batch.epoch, index, _COLOURS]))
+            for index in batch.indices.tolist()
+        ]
+        return torch.from_numpy(np.stack(matrices))

@@ -54,7 +54,7 @@ class TorchLoader(Loader):
         super().__init__(Preparation(data, plan, resize, max_size, augment, seed, rank, world), steps, shared)
         self.device = device
         self._batches = DataLoader(
-            BatchMaker(self.preparation),
+            BatchMaker(self.preparation, device),
             batch_size=None,  # an item is a whole batch, made by one worker
             sampler=steps,
             num_workers=workers,
@@ -73,12 +73,15 @@ class BatchMaker(Dataset):
     """Step → its batch, and what is wrong with the broken images met on the way. Runs in the workers."""
 
     preparation: Preparation
+    device: torch.device = CPU
+    """Where the batches go. A GPU applies their colour matrices itself."""
 
     def __getitem__(self, step: int) -> Made:
-        return self.make(self.preparation.batch(step))
+        made = self.make(self.preparation.batch(step))
+        return made if self.device.type == "cuda" else made.on(CPU)
 
     def make(self, plan: BatchPlan) -> Made:
-        """The batch that `plan` describes."""
+        """The batch that `plan` describes, its colours as they were."""
         data, indices = self.preparation.data, plan.indices
         images = empty_images(len(indices), plan.canvas)
         shown: list[View | None] = [None] * len(indices)
@@ -91,7 +94,7 @@ class BatchMaker(Dataset):
             except DataError as error:
                 broken[str(data.image_path(index))] = str(error)
             images[slot] = 0
-        return assemble_images(data, indices, shown, images), broken
+        return Made(assemble_images(data, indices, shown, images), broken, self.preparation.colours(plan))
 
     def draw(self, index: int, plan: BatchPlan, canvas: Tensor) -> View:
         """Show image `index` on its `canvas` `[3, H, W]`. Raises `DataError` if it can't be used."""

@@ -27,7 +27,7 @@ def draw_samples(data: CocoData, config: DataConfig, seed: int) -> list[tuple[in
         training_plan(data, config, seed),
         config.resize,
         config.longest,
-        Augment(config.flip, config.jitter),
+        Augment(config.flip, config.jitter, config.colour_jitter),
         seed=seed,
         total_steps=min(SAMPLES, len(data)),
     )

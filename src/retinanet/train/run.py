@@ -137,7 +137,7 @@ def _learn(
         plan,
         job.data.resize,
         job.data.longest,
-        Augment(job.data.flip, job.data.jitter),
+        Augment(job.data.flip, job.data.jitter, job.data.colour_jitter),
         workers=choose_workers(job.data.workers, sharing=local_world_size()),
         seed=job.train.seed,
         start_step=session.step,
