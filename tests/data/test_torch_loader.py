@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from retinanet.data.augment import Augment
 from retinanet.data.coco import read_annotations
 from retinanet.data.folder import images_only
 from retinanet.data.images import read_image
-from retinanet.data.sampler import PredictPlan, TrainPlan
+from retinanet.data.sampler import BatchPlan, PredictPlan, TrainPlan
 from retinanet.data.torch_loader import BatchMaker, TorchLoader
 from retinanet.errors import DataError
 from retinanet.ops.recolour import recolour_
@@ -83,6 +84,26 @@ def test_colours_are_drawn_anew_each_epoch_and_nothing_else_changes(source):
                 drawn[index, plan.epoch] = tuple(matrix.flatten().tolist())
     assert {epoch for _, epoch in drawn} == {0, 1, 2}
     assert len(set(drawn.values())) == len(drawn)
+
+
+def test_colours_and_views_of_an_image_have_nothing_to_do_with_each_other(source):
+    preparation = load(source.with_suffix(".json"), source, augment=COLOURED, seed=5).preparation
+    size = tuple(preparation.data.sizes[3].tolist())
+    flipped_and_brighter = 0
+    for epoch in range(200):
+        plan = BatchPlan((64, 96), np.array([3]), epoch)
+        (matrix,) = preparation.colours(plan)
+        brightness = matrix[0, 3] / 128 + matrix[0, :3].sum()
+        flipped_and_brighter += preparation.view(3, size, plan).flip == bool(brightness > 1)
+    assert 70 < flipped_and_brighter < 130
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_on_a_cpu_workers_give_them(source, device):
+    annotations, device = source.with_suffix(".json"), torch.device(device)
+    loader = load(annotations, source, augment=COLOURED, seed=5, workers=1, device=device)
+    assert_equal(list(loader), list(load(annotations, source, augment=COLOURED, seed=5)))
+    assert loader._batches.dataset[0].colours is None
 
 
 def test_workers_leave_the_colours_to_a_gpu(source):
