@@ -35,6 +35,8 @@ ROWS: dict[str, dict[str, str]] = {
     "base, EMA": {**RULES, "ema": "0.9998"},
     "base, jitter": {**RULES, "jitter": "0.8 1.25"},
     "base, colour jitter": {**RULES, "colour-jitter": "0.4"},
+    "base, mosaic": {**RULES, "mosaic": "0.5"},
+    "base, mosaic in every fifth batch": {**RULES, "mosaic": "0.2"},
     "base, all of the backbone learns": {**RULES, "freeze": "0"},
     "base, live batch norm": {**RULES, "norm": "live"},
     "base, everything": {**RULES, **ALL, "ema": "0.9998", "jitter": "0.8 1.25"},

@@ -16,7 +16,7 @@ TRAIN_OPTIONS = {
     *("resize", "max-size", "jitter", "flip", "colour-jitter", "batch", "workers"),
     *("recipe", "matching", "box-loss", "class-loss"),
     *("epochs", "iters", "optimizer", "lr", "schedule", "warmup", "milestones", "gamma", "weight-decay", "clip-norm"),
-    *("accumulate", "ema", "compile", "no-compile", "precision", "val-every", "patience", "logdir", "seed"),
+    *("accumulate", "ema", "mosaic", "compile", "no-compile", "precision", "val-every", "patience", "logdir", "seed"),
     *("device", "devices", "loader", "max-restarts", "save-every", "override"),
 }
 INFER_OPTIONS = {
@@ -76,6 +76,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--max-restarts", "-1"], "--max-restarts"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--save-every", "-1"], "--save-every"),
         (["infer", "m.pth", "--images", "a", "--threshold", "0"], "--threshold"),
+        (["train", "m.pth", "--images", "a", "--annotations", "b", "--mosaic", "1.5"], "--mosaic"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--optimizer", "adam"], "--optimizer"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--recipe", "antique"], "--recipe"),
         (["train", "m.pth", "--images", "a", "--annotations", "b", "--matching", "best"], "--matching"),

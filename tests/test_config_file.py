@@ -42,6 +42,7 @@ TRAIN = {
     **{"milestones": (0.25, 0.5, 0.75), "gamma": 0.3, "weight_decay": 0.0, "clip_norm": 3, "accumulate": 2},
     **{
         "ema": 0.999,
+        "mosaic": 0.5,
         "precision": "fp16",
         "compile": False,
         "val_every": 2,

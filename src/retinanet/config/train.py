@@ -60,6 +60,8 @@ class TrainConfig:
     """Parts that a batch is split into, learned one after the other: less memory, the same result."""
     ema: float | None = None
     """Average the weights with this decay, for example 0.9998; the averages are validated and kept."""
+    mosaic: float = 0.0
+    """Probability that a batch is shown as mosaics, four half-size pictures in one; never in a run's last quarter."""
     precision: Precision | None = None
     """Arithmetic of the network (default: bf16 on GPUs, fp32 on CPUs)."""
     compile: Annotated[bool | None, Parameter(negative="--no-compile")] = None
@@ -102,6 +104,7 @@ class TrainConfig:
         require(
             self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, but is {self.ema}; take 0.9998."
         )
+        require(0 <= self.mosaic <= 1, f"--mosaic is a probability from 0 to 1, but is {self.mosaic}.")
         require(self.devices is None or self.devices >= 1, f"--devices must be at least 1, but is {self.devices}.")
         require(self.max_restarts >= 0, f"--max-restarts must be at least 0, but is {self.max_restarts}.")
         require(self.save_every >= 0, f"--save-every takes minutes, 0 or more, but is {self.save_every}.")

@@ -48,14 +48,20 @@ def assemble_images(data: CocoData, indices: np.ndarray, shown: Sequence[View | 
     slot, row = slot[keep], row[keep]
 
     column = np.arange(len(slot)) - np.searchsorted(slot, slot)
-    slots = MIN_TARGETS
-    while slots <= column.max(initial=0):
-        slots *= 2
+    slots = target_slots(int(column.max(initial=-1)) + 1)
     batch = _batch(images, shown, np.where(present, data.image_ids[indices], -1), slots)
     batch.boxes.numpy()[slot, column] = boxes
     batch.labels.numpy()[slot, column] = data.labels[row]
     batch.crowd.numpy()[slot, column] = data.crowd[row]
     return batch
+
+
+def target_slots(targets: int) -> int:
+    """K of a batch whose fullest image has so many targets."""
+    slots = MIN_TARGETS
+    while slots < targets:
+        slots *= 2
+    return slots
 
 
 def empty_images(count: int, canvas: tuple[int, int]) -> Tensor:

@@ -42,6 +42,7 @@ from retinanet.train.length import choose_epochs
 from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
+from retinanet.train.mosaic import with_mosaics
 from retinanet.train.optim import build_optimizer, learning_rate, peak_rate, warmup_steps, weight_decay
 from retinanet.train.problems import ProblemReport
 from retinanet.train.ranks import count_devices, device_of_rank, local_world_size, process_group, started_by_launcher
@@ -145,6 +146,9 @@ def _learn(
         rank=rank(),
         world=world_size(),
     )
+    batches = with_mosaics(
+        loader, job.train, session.network.record, data, start_step=session.step, total_steps=course.total_steps
+    )
     metrics = MetricsFile(job.path, start_step=session.step) if is_main() else None
     problems = ProblemReport(job.path, data) if is_main() else None
     log = TrainLog(metrics, start_step=session.step, total_steps=course.total_steps, device=step.device)
@@ -152,7 +156,7 @@ def _learn(
         log.board = Board(job.train.logdir, validation, start_step=session.step)
     together = False  # whether all ranks leave the loop here
     try:
-        train_loop(session, step, loader, course, log)
+        train_loop(session, step, batches, course, log)
         together = True
     except (Interrupted, DataError):
         together = True
