@@ -6,7 +6,7 @@ ResNet-50-FPN, 80 classes, bf16 autocast, channels-last, batch norm frozen, SGD 
 the GPU already. First each kind of ours must give the eager losses; then it prints images/s (median of steps, with the
 10th and 90th percentile), peak memory, seconds until the first step is done, and with --parts where the time goes.
 Kinds: eager; blocks, as `retinanet train` compiles; joined, convolutions called with what surrounds them and only the
-criterion compiled; whole, everything in one graph. Each with the first stages frozen (the default), eager and blocks
+criterion compiled. Each with the first stages frozen (the default), eager and blocks
 also without. Another canvas and fuller images follow, so that what is compiled anew shows.
 
     python benchmarks/train.py --photographs IMAGES ANNOTATIONS [--steps 300] [--workers 14]
@@ -45,7 +45,7 @@ from retinanet.types import Batch, ClassMap
 CLASSES = 80
 BOXES = 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-KINDS = ("eager", "blocks", "joined", "whole")
+KINDS = ("eager", "blocks", "joined")
 
 
 def synthetic_batch(count: int, height: int, width: int, slots: int = 32) -> Batch:
@@ -90,8 +90,6 @@ def make_step(kind: str, freeze: int, backbone: str = "resnet50", classes: Class
         choose_precision(None, DEVICE, on_gpu="bf16"),
         config.clip_norm,
     )
-    if kind == "whole":
-        step.losses = torch.compile(step.losses, dynamic=False)  # type: ignore[method-assign]
     return step
 
 
@@ -292,8 +290,8 @@ def main() -> None:
                 steps,
                 options.parts,
             )
-    for kind in {"blocks", "whole"} & set(kinds):
-        measure_other_shapes(kind, batch)
+    if "blocks" in kinds:
+        measure_other_shapes("blocks", batch)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ Function = TypeVar("Function", bound=Callable)
 
 def compile_blocks(network: RetinaNet) -> None:
     """Compile the blocks of `network` in place; nothing happens before they run, and `state_dict` stays as it is."""
+    # PyTorch 2.11 warns hundreds of times that it cannot bound some expression of free sizes, which does no harm.
+    logging.getLogger("torch.utils._sympy.interp").setLevel(logging.ERROR)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS_OF_BLOCKS)
     for block in blocks(network):
         block.compile(dynamic=True)

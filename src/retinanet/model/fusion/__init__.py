@@ -6,12 +6,13 @@ import copy
 from functools import partial
 from typing import TypeVar, cast
 
-from torch import nn
+from torch import fx, nn
 
+from retinanet.model.fpn import FPN
+from retinanet.model.fusion.kernels import STEM_CHANNELS, faster, use_kernels, widen_stem
 from retinanet.model.fusion.patterns import Fuser
 from retinanet.model.fusion.pyramid import merge
 from retinanet.model.fusion.streams import SideBySide
-from retinanet.model.fpn import FPN
 from retinanet.model.fusion.trace import trace
 from retinanet.model.network import RetinaNet
 from retinanet.ops.normalise import normalise
@@ -25,10 +26,17 @@ def fused(network: RetinaNet) -> RetinaNet:
     Whatever cannot be traced or joined runs as it was.
     """
     network = _rebuilt(network.eval())
-    for backbone in network.backbones:
-        backbone.normalise = normalise  # type: ignore[assignment]
-    for pyramid in cast(list[FPN], list(network.pyramids)):
+    for backbone, pyramid in zip(network.members, cast(list[FPN], list(network.pyramids)), strict=True):
+        widened = False
+        if isinstance(backbone.body, fx.GraphModule):
+            use_kernels(backbone.body)
+            widened = widen_stem(backbone.body)
+        backbone.normalise = partial(normalise, channels=STEM_CHANNELS) if widened else normalise
+        pyramid.output = nn.ModuleList(map(faster, pyramid.output))
+        pyramid.p6, pyramid.p7 = faster(pyramid.p6), faster(pyramid.p7)
         pyramid.merge = partial(merge, list(pyramid.lateral))  # type: ignore[assignment, arg-type]
+    for head in (network.class_head, network.box_head):
+        head.predict = faster(head.predict)
     network.run_heads = SideBySide(network.class_head, network.box_head)  # type: ignore[method-assign]
     return network
 

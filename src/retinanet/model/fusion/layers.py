@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retinanet.ops import feature_maps
 from retinanet.ops.conv_relu import conv_relu
 
 
@@ -55,3 +56,29 @@ class ConvRelu(nn.Module):
         tensors = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias, residual))
         result: Tensor = conv_relu(*tensors, *self.geometry)
         return result
+
+
+class BiasedConv(nn.Module):
+    """A convolution whose bias is added in one pass, for inference; `conv` is used up."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.bias, conv.bias = conv.bias, None
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C_out, H', W']` from `[N, C_in, H, W]`."""
+        assert self.bias is not None
+        return feature_maps.add_bias(self.conv(x), self.bias)
+
+
+class MaxPool(nn.Module):
+    """Max pooling of squares, for inference."""
+
+    def __init__(self, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.geometry = (kernel, stride, padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, H', W']` from `[N, C, H, W]`."""
+        return feature_maps.max_pool(x, *self.geometry)

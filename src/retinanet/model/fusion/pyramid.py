@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retinanet.ops import feature_maps
+
 
 def merge(lateral: Sequence[nn.Conv2d], features: Sequence[Tensor]) -> list[Tensor]:
     """`FPN.merge` for inference: its 1×1 convolutions are matrix products, which add up what comes from above.
@@ -19,8 +21,7 @@ def merge(lateral: Sequence[nn.Conv2d], features: Sequence[Tensor]) -> list[Tens
         assert bias is not None
         pixels = feature.permute(0, 2, 3, 1)
         if merged:
-            # The bias goes to the smaller map.
-            above = F.interpolate(merged[0] + bias[:, None, None], size=feature.shape[-2:]).permute(0, 2, 3, 1)
+            above = feature_maps.upsample(merged[0], feature.shape[-2:], bias).permute(0, 2, 3, 1)
             total = above.flatten(0, 2).addmm_(pixels.flatten(0, 2), weight.t()).view(above.shape)
         else:
             total = F.linear(pixels, weight, bias)

@@ -99,7 +99,8 @@ def _decode_levels(
     key_bits = KEY_BITS[logits[0].dtype]
     group_list = image_sizes.new_empty(batch, sum(groups))
     entry_list = image_sizes.new_empty(batch, sum(entries))
-    found_groups, found_entries = image_sizes.new_zeros(2, batch, LEVELS, dtype=torch.int32)
+    # Two allocations: compiled, a launch that writes one part of a tensor and reads another loses sight of what is new.
+    found_groups, found_entries = (image_sizes.new_zeros(batch, LEVELS, dtype=torch.int32) for _ in range(2))
     floors = image_sizes.new_empty(batch, LEVELS)
 
     tile = 64
@@ -486,8 +487,11 @@ def _emit(
     base = cell_anchors + (level * anchors + anchor) * 4
     centre_x = (cell % width + centre_offset) * horizontal
     centre_y = (cell // width + centre_offset) * vertical
-    x1, x2 = _side(tl.load(base), tl.load(base + 2), centre_x, dx, dw, MAX_LOG_SIZE)
-    y1, y2 = _side(tl.load(base + 1), tl.load(base + 3), centre_y, dy, dh, MAX_LOG_SIZE)
+    present = lane < count  # absent levels have no anchors either
+    left, right = tl.load(base, present, 0.0), tl.load(base + 2, present, 0.0)
+    top, bottom = tl.load(base + 1, present, 0.0), tl.load(base + 3, present, 0.0)
+    x1, x2 = _side(left, right, centre_x, dx, dw, MAX_LOG_SIZE)
+    y1, y2 = _side(top, bottom, centre_y, dy, dh, MAX_LOG_SIZE)
     height = tl.load(image_sizes + image * 2).to(tl.float32)
     width = tl.load(image_sizes + image * 2 + 1).to(tl.float32)
 

@@ -30,7 +30,8 @@ def nms(
     """`reference.nms` on a GPU. The workspace is 32 bytes a candidate."""
     batch, candidates = scores.shape
     scores, boxes, labels = scores.contiguous(), boxes.contiguous(), labels.contiguous()
-    order, ranked_labels, members, alive = scores.new_empty(4, batch, candidates, dtype=torch.int32)
+    # Four allocations: compiled, a launch that writes several parts of one tensor would keep only one of them.
+    order, ranked_labels, members, alive = (scores.new_empty(batch, candidates, dtype=torch.int32) for _ in range(4))
     ranked_boxes = torch.empty_like(boxes)
     kept_scores = scores.new_empty(batch, detections)
     kept_boxes = boxes.new_empty(batch, detections, 4)

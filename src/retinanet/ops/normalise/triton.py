@@ -10,10 +10,11 @@ from torch import Tensor
 BLOCK = 2048
 
 
-def normalise(images: Tensor, image_sizes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`preprocess.normalise` on a GPU, computed in float32; images of any strides, the result channels-last."""
-    count, channels, height, width = images.shape
-    result = torch.empty(images.shape, dtype=mean.dtype, device=images.device, memory_format=torch.channels_last)
+def normalise(images: Tensor, image_sizes: Tensor, mean: Tensor, std: Tensor, channels: int = 3) -> Tensor:
+    """`normalise.normalise` on a GPU; images of any strides."""
+    count, _, height, width = images.shape
+    shape = (count, channels, height, width)
+    result = torch.empty(shape, dtype=mean.dtype, device=images.device, memory_format=torch.channels_last)
     grid = (triton.cdiv(channels * height * width, BLOCK), count)
     _normalise[grid](
         images,
@@ -55,9 +56,10 @@ def _normalise(
     row = pixel // width
     column = pixel - row * width
     inside = (row < tl.load(image_sizes + 2 * image)) & (column < tl.load(image_sizes + 2 * image + 1))
-    inside &= row < height
+    inside &= (row < height) & (channel < 3)
     source = images + image * image_stride + channel * channel_stride + row * row_stride + column * column_stride
     grey = tl.load(source, inside, 0).to(tl.float32)
-    scaled = (grey / 255 - tl.load(mean + channel).to(tl.float32)) / tl.load(std + channel).to(tl.float32)
+    centre = tl.load(mean + channel, channel < 3, 0).to(tl.float32)
+    scaled = (grey / 255 - centre) / tl.load(std + channel, channel < 3, 1).to(tl.float32)
     target = result + image * (CHANNELS * height * width) + entry
     tl.store(target, tl.where(inside, scaled, 0.0), row < height)
