@@ -36,9 +36,9 @@ from retinanet.model.compiling import compile_blocks
 from retinanet.model.criterion import Criterion
 from retinanet.model.fusion import joined
 from retinanet.model.network import RetinaNet
+from retinanet.train.assembly import training_plan
 from retinanet.train.freezing import USUAL
 from retinanet.train.optim import build_optimizer
-from retinanet.train.run import training_plan
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
 

@@ -25,9 +25,9 @@ from retinanet.predict import dataset
 from retinanet.predict.predictor import Predictor
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.preprocess import group_by_canvas
+from retinanet.train.assembly import training_plan
 from retinanet.train.mosaic import with_mosaics
 from retinanet.train.optim import build_optimizer
-from retinanet.train.run import training_plan
 from retinanet.train.step import TrainStep
 
 ROOT = Path(package.__file__).parent

@@ -11,8 +11,8 @@ from command_line import Shapes
 from retinanet.data.augment import Augment
 from retinanet.data.coco import read_annotations
 from retinanet.data.torch_loader import TorchLoader
+from retinanet.train.assembly import training_plan
 from retinanet.train.log import TrainLog
-from retinanet.train.run import training_plan
 from retinanet.types import Batch
 
 

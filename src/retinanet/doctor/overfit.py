@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,26 +11,27 @@ from rich.progress import Progress
 from torch import Tensor
 
 from retinanet.boxes import iou
-from retinanet.config import DataConfig, PostprocessConfig
+from retinanet.config import DataConfig, PostprocessConfig, TrainConfig
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
 from retinanet.data.sampler import BatchPlan
 from retinanet.data.torch_loader import TorchLoader
-from retinanet.device import choose_device, choose_precision, tune
+from retinanet.device import choose_device, tune
 from retinanet.doctor.coverage import MATCHING, best_ious, resize_targets
 from retinanet.model.checkpoint import create_network, create_record
-from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
 from retinanet.predict.runtimes.torch import TorchRuntime
 from retinanet.preprocess import group_by_canvas
-from retinanet.train.step import TrainStep
+from retinanet.train.assembly import training_step
+from retinanet.train.optim import learning_rate
 from retinanet.types import Batch, Detections
 
 BACKBONE = "resnet10t"
 WIDTH = 64
 IMAGES = 2
-STEPS = 150
+STEPS = 250
 RATE = 3e-3
+TRAINING = TrainConfig(lr=RATE, weight_decay=0.0, compile=False)  # the steps would be over before a compiler was
 LARGEST = 224
 """Shorter side in pixels that is not exceeded, so that a CPU needs no minute."""
 MOST_BOXES = 20
@@ -97,15 +97,12 @@ def overfit(data: CocoData, usable: list[int], config: DataConfig, anchor_scale:
 
 
 def _train(network: RetinaNet, batch: Batch) -> tuple[float, ...]:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.0)
-    precision = choose_precision(None, network.cell_anchors.device, on_gpu="bf16")
-    step = TrainStep(network, Criterion(network), optimizer, precision, clip_norm=10.0)
+    step = training_step(network, DataConfig(batch=len(batch.images)), TRAINING)
     losses = []
     console = Console(stderr=True, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for done in progress.track(range(STEPS), description="Learning one batch"):
-            rate = RATE * min(1.0, (done + 1) / 10) * 0.5 * (1 + math.cos(math.pi * done / STEPS))
-            result = step(batch, rate)
+            result = step(batch, learning_rate(TRAINING, RATE, done, STEPS))
             losses.append(float(result.classification + result.box))
     _settle_norms(network, batch)
     return tuple(losses)

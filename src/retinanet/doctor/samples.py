@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from PIL import Image
 
-from retinanet.config import DataConfig
+from retinanet.config import DataConfig, TrainConfig
 from retinanet.data.annotations import CocoData
-from retinanet.data.augment import Augment
-from retinanet.data.torch_loader import TorchLoader
 from retinanet.errors import DataError
 from retinanet.predict.draw import draw_detections
-from retinanet.train.run import training_plan
+from retinanet.train.assembly import training_loader, training_plan
 from retinanet.types import Batch, ClassMap
 
 SAMPLES = 12
@@ -21,14 +20,14 @@ SAMPLES = 12
 def draw_samples(data: CocoData, config: DataConfig, seed: int) -> list[tuple[int, Image.Image]]:
     """(image id, picture) of the first few samples of a training with this seed; fewer where files are broken."""
     assert data.classes is not None
-    config = replace(config, batch=1)
-    loader = TorchLoader(
+    config = replace(config, batch=1, workers=0)
+    loader = training_loader(
         data,
         training_plan(data, config, seed),
-        config.resize,
-        config.longest,
-        Augment(config.flip, config.jitter, config.colour_jitter),
-        seed=seed,
+        config,
+        TrainConfig(seed=seed, loader="torch"),
+        torch.device("cpu"),
+        start_step=0,
         total_steps=min(SAMPLES, len(data)),
     )
     try:
