@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,13 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from train_process import finish, gone, kill_group, ranks_of, start, wait_for_step
+from rank_processes import free_port
+from train_process import begin as begin_process
+from train_process import command, finish, gone, kill_group, ranks_of, start, wait_for_step
 
 from command_line import Command, Shapes, assert_same, checkpoint
 
 STEPS = 120
 TOGETHER = 40
 """Steps of runs on two devices, which take longer."""
+LOGGED = 20
+"""A step of theirs that the log has a line for."""
 OFTEN: dict[str, Any] = {"iters": STEPS, "save_every": 0, "warmup": 10}
 PAIR = {**OFTEN, "devices": 2, "iters": TOGETHER}
 
@@ -86,13 +91,36 @@ def test_a_rank_that_dies_restarts_the_run_from_its_last_checkpoint(begin, toget
     process = begin(model, **PAIR, override=True)
     while model.stat().st_size < 10_000:  # until the run's own
         assert process.poll() is None
-    wait_for_step(process, model, TOGETHER // 10)
+    wait_for_step(process, model, LOGGED)
     ranks = ranks_of(process)
     os.kill(ranks[-1], signal.SIGKILL)
     code, said = finish(process)
     assert code == 0, said
     assert "Starting all 2 processes again from the last checkpoint (restart 1 of 2)" in said
     assert "SIGKILL" in said
+    assert said.count(f"step {LOGGED}/{TOGETHER}") == 1  # it was not taken again
+    assert_same(checkpoint(model), checkpoint(together))
+
+
+def test_a_run_that_torchrun_restarts_goes_on_though_it_replaces_a_model(
+    together: Path, shapes: Shapes, tmp_path: Path
+) -> None:
+    """Of a model of the same options, so that only its age tells that it is not the run's own."""
+    model = tmp_path / "model.pth"
+    shutil.copy(together, model)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", f"--master-port={free_port()}"]
+    python, *words = command(model, shapes, **{**PAIR, "devices": None}, override=True)
+    process = begin_process([python, *launcher, *words])
+    try:
+        while checkpoint(model)["training_state"]["step"] == TOGETHER:  # until the run's own
+            assert process.poll() is None, process.communicate()[1]
+        wait_for_step(process, model, LOGGED)
+        os.kill(ranks_of(process, "retinanet.cli")[-1], signal.SIGKILL)
+        code, said = finish(process)
+    finally:
+        kill_group(process)
+    assert code == 0, said
+    assert said.count(f"step {LOGGED}/{TOGETHER}") == 1  # it was not taken again
     assert_same(checkpoint(model), checkpoint(together))
 
 

@@ -26,7 +26,11 @@ def command(model: Path, shapes: Shapes, **options: Any) -> list[str]:
 
 def start(model: Path, shapes: Shapes, **options: Any) -> subprocess.Popen[str]:
     """Start it, with stderr to be read, as the leader of a process group."""
-    words = command(model, shapes, **options)
+    return begin(command(model, shapes, **options))
+
+
+def begin(words: list[str]) -> subprocess.Popen[str]:
+    """The same for any command."""
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -40,8 +44,8 @@ def wait_for_step(process: subprocess.Popen[str], model: Path, step: int) -> Non
     time.sleep(random.random() * 0.2)
 
 
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """Its children that train."""
+def ranks_of(process: subprocess.Popen[str], word: str = "spawn_main") -> list[int]:
+    """Its children that train, known by a word of their command."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -49,7 +53,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
             words = (folder / "cmdline").read_text()
         except OSError:  # it ended meanwhile
             continue
-        if parent == process.pid and "spawn_main" in words:
+        if parent == process.pid and word in words:
             found.append(int(folder.name))
     return found
 

@@ -34,6 +34,11 @@ def open_folder(folder: Path) -> None:
         temporary.write_text(str(os.getpid()))
 
 
+def are_read() -> bool:
+    """Whether our own launcher started this process."""
+    return _FOLDER in os.environ
+
+
 def write(sentence: str, *, exit_code: int, crashed: bool, traceback: str = "") -> None:
     """Leave the report of this process, unless it left one."""
     folder = os.environ.get(_FOLDER)

@@ -19,9 +19,10 @@ from retinanet.model.checkpoint import (
     save_checkpoint,
 )
 from retinanet.model.network import RetinaNet
-from retinanet.train.distributed import is_main, world_size
+from retinanet.train.distributed import Tally, is_main, world_size
 from retinanet.train.freezing import freeze_stages
 from retinanet.train.records import fine_tuned_record, new_record
+from retinanet.train.restart import saved_since_torchrun_began
 from retinanet.train.step import TrainStep
 from retinanet.types import ClassMap
 
@@ -120,7 +121,10 @@ def open_session(path: Path, classes: ClassMap, model: ModelConfig, data: DataCo
         ModelError: `path` is no checkpoint of ours, or was made for other classes.
     """
     torch.manual_seed(train.seed)
-    if path.exists() and not train.override:
+    # --override replaces what was there when the command was given, not what this run has saved since. A machine that
+    # joined later cannot tell, but those that were there can.
+    own = Tally("whose checkpoint it is", int(saved_since_torchrun_began(path))).read()[0] > 0
+    if path.exists() and (own or not train.override):
         return _resume(path, classes, model, data, train)
     if model.fine_tune is not None:
         network = _fine_tuned(load_checkpoint(model.fine_tune), classes, model, data, train)
