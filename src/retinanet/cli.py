@@ -24,6 +24,7 @@ from retinanet.config import (
 )
 from retinanet.config_file import take_from_file
 from retinanet.errors import DataError, explain
+from retinanet.stop import terminable
 
 _flat = Parameter(name="*")
 _run, _model, _data, _recipe, _export, _output = (
@@ -264,12 +265,14 @@ def doctor(
 def main() -> None:
     """Entry point: runs a command; a user's mistake ends in one sentence on stderr and its exit code."""
     try:
-        app(exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        with terminable():
+            app(exit_on_error=False, print_error=False)
+            sys.stdout.flush()
     except CycloptsError as error:
         _fail(f"{error} See `retinanet {_command_given()}--help`.", 2)
     except KeyboardInterrupt:
-        _fail("Interrupted; nothing was saved since the last checkpoint.", 6)
+        lost = "nothing was saved since the last checkpoint" if _command_given() == "train " else "nothing was written"
+        _fail(f"Interrupted; {lost}.", 6)
     except BrokenPipeError:
         if not _reader_has_left(sys.stdout):
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +113,45 @@ def test_a_model_that_finds_nothing_is_said_to_be_compared_little(
     assert done.code == 0
     assert " 0 detections" in done.out
     assert "--verify-images" in done.out
+
+
+SIGNALLED = """
+import os, signal, sys
+from retinanet.cli import main
+from retinanet.export import run
+number, name = int(sys.argv.pop(1)), sys.argv.pop(1)
+original = getattr(run, name)
+def signalled(*arguments):
+    os.kill(os.getpid(), number)
+    return original(*arguments)
+setattr(run, name, signalled)
+main()
+"""
+
+
+def export_signalled(number: signal.Signals, during: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """An export in a process of its own that gets a signal when it calls a function of `export.run`."""
+    line = [sys.executable, "-c", SIGNALLED, str(int(number)), during, "export", *map(str, words), "--device", "cpu"]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_comparison_leaves_nothing(trained: Path, out: Path, number: signal.Signals) -> None:
+    done = export_signalled(number, "verify", trained, out)
+    assert done.returncode == 6, done.stderr
+    assert done.stderr.splitlines()[-1] == f"retinanet: Interrupted; {out} was not written."
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_signal_when_the_export_has_its_name_finds_it_finished(trained: Path, out: Path) -> None:
+    done = export_signalled(signal.SIGTERM, "write_sidecar", trained, out)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.parent.iterdir()) == ["model.onnx", "model.onnx.json"]
+    assert "Verified" in done.stdout
+
+
+def test_a_signal_before_the_build_is_one_sentence(trained: Path, out: Path) -> None:
+    done = export_signalled(signal.SIGTERM, "verification_pictures", trained, out)
+    assert done.returncode == 6
+    assert done.stderr.splitlines()[-1] == "retinanet: Interrupted; nothing was written."
+    assert list(out.parent.iterdir()) == []

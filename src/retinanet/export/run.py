@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from retinanet.config import ExportConfig, PostprocessConfig
 from retinanet.device import choose_device
 from retinanet.errors import Interrupted, UsageError
 from retinanet.export.accuracy import annotated_images, require_accuracy
-from retinanet.export.calibration import calibrate, write_calibration
+from retinanet.export.calibration import Calibration, calibrate, write_calibration
 from retinanet.export.describe import Built, describe, require_memory, summary, tell, too_large
 from retinanet.export.pictures import verification_pictures
 from retinanet.export.quantize import Ranges, require_quantisable
@@ -24,6 +25,7 @@ from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord, write_sidecar
 from retinanet.predict.runtimes.kinds import artifact_runtime
+from retinanet.stop import StopRequest
 
 Builder = Callable[[Detector, ArtifactRecord, Path, torch.device, Ranges | None], Built]
 """`build(detector, record, out, device, ranges)` writes the artifact `out`, which its record describes as far as known.
@@ -65,24 +67,22 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
         calibration = calibrate(checkpoint, record, config, out, device) if record.quantised else None
         tell(f"Building {out}: {record.precision}, images of {record.canvas[0]} × {record.canvas[1]} pixels.")
         started = time.monotonic()
-        with atomic_write(out) as temporary:
-            # The builder may change its detector, so the one to compare with is another.
-            detector = Detector(build_network(checkpoint), postprocess).eval()
-            built = build(detector, record, temporary, device, calibration.ranges if calibration else None)
-            record, seconds = built.record, time.monotonic() - started
-            reference = Detector(build_network(checkpoint), postprocess).to(device).eval()
-            kind = artifact_runtime(out)
-            assert kind is not None
-            runtime = built.stand_in or kind(temporary, record, config.device)
-            tell(f"Comparing it with {model} on {len(pictures)} pictures.")
-            lines = verify(runtime, reference, record, pictures)
-            if annotated:
-                lines.append(require_accuracy(runtime, reference, record, annotated))
-        write_sidecar(out, record)
-        if calibration:
-            write_calibration(calibration, out)
-        if config.triton:
-            lines.append(f"Triton's model: {write_repository(config.triton, out, record)}")
+        with ExitStack() as naming:
+            with atomic_write(out) as temporary:
+                # The builder may change its detector, so the one to compare with is another.
+                detector = Detector(build_network(checkpoint), postprocess).eval()
+                built = build(detector, record, temporary, device, calibration.ranges if calibration else None)
+                record, seconds = built.record, time.monotonic() - started
+                reference = Detector(build_network(checkpoint), postprocess).to(device).eval()
+                kind = artifact_runtime(out)
+                assert kind is not None
+                runtime = built.stand_in or kind(temporary, record, config.device)
+                tell(f"Comparing it with {model} on {len(pictures)} pictures.")
+                lines = verify(runtime, reference, record, pictures)
+                if annotated:
+                    lines.append(require_accuracy(runtime, reference, record, annotated))
+                naming.enter_context(StopRequest())  # once OUT has its name, what belongs to it is written too
+            lines += _write_companions(out, record, calibration, config.triton)
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted; {out} was not written.") from None
     except (MemoryError, RuntimeError) as error:
@@ -90,6 +90,16 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
             raise
         raise too_large(record) from error
     print(summary(out, record, seconds), *built.lines, *lines, sep="\n")
+
+
+def _write_companions(
+    out: Path, record: ArtifactRecord, calibration: Calibration | None, triton: Path | None
+) -> list[str]:
+    """Write what belongs to the artifact `out`; returns lines to print."""
+    write_sidecar(out, record)
+    if calibration:
+        write_calibration(calibration, out)
+    return [f"Triton's model: {write_repository(triton, out, record)}"] if triton else []
 
 
 def _builder(out: Path) -> Builder:
