@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from retinanet.data.coco_fields import wrong_value
 from retinanet.data.json_stream import stream_members
 from retinanet.errors import DataError
 
@@ -82,7 +83,8 @@ def read_columns(path: Path, faults: list[str] | None = None) -> Columns:
             readers[key](columns, element)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             missing = isinstance(error, KeyError)
-            what = f"lacks {error}; add it." if missing else f"holds a value of the wrong kind ({error}); correct it."
+            wrong = f"holds a value of the wrong kind ({wrong_value(key, element)}); correct it."
+            what = f"lacks {error}; add it." if missing else wrong
             sentence = f"{_place(path, key, positions[key], element)} {what}"
             if faults is None:
                 raise DataError(sentence) from error

@@ -77,8 +77,7 @@ def find_images(path: Path) -> tuple[Path, list[str]]:
 
 def walk_images(folder: Path) -> list[str]:
     """Paths relative to `folder` of all image files in its tree, sorted. Raises `DataError` if there is none."""
-    if not folder.is_dir():
-        raise DataError(f"The image folder {folder} does not exist; give the folder that holds the images.")
+    _require_folder(folder)
     names = [
         os.path.relpath(os.path.join(parent, name), folder)
         for parent, _, files in os.walk(folder, followlinks=True)
@@ -95,8 +94,7 @@ def present_images(folder: Path, names: Sequence[str]) -> np.ndarray:
 
     Each folder is listed once, because asking for each file is slow on network drives.
     """
-    if not folder.is_dir():
-        raise DataError(f"The image folder {folder} does not exist; give the folder that holds the images.")
+    _require_folder(folder)
     listings: dict[str, set[str]] = {}
     present = np.zeros(len(names), dtype=bool)
     for index, name in enumerate(names):
@@ -109,3 +107,9 @@ def present_images(folder: Path, names: Sequence[str]) -> np.ndarray:
         what = "is empty" if not any(folder.iterdir()) else f"holds none of the {len(names)} annotated images"
         raise DataError(f"The image folder {folder} {what} (the first is {names[0]}); give the folder they are in.")
     return present
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise DataError(f"The image folder {folder} {what}; give the folder that holds the images.")
