@@ -212,7 +212,7 @@ def captured(function: Callable[..., object]) -> Callable[..., Callable[[], None
     return capture
 
 
-def measure(call: Callable[[], object], seconds: float = 3.0) -> tuple[float, float, float]:
+def measure(call: Callable[[], object], seconds: float = 1.0) -> tuple[float, float, float]:
     """Median, 10th and 90th percentile in ms of at least 10 calls."""
     for _ in range(5):
         call()

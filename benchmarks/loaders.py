@@ -164,7 +164,6 @@ def main() -> None:
     kinds = ["dali", "torch"]
     try:
         choose_loader("dali", device)
-        compare(preparation, device, min(8, plan.steps_per_epoch))
         reading_cost(preparation, min(8, plan.steps_per_epoch))
     except UsageError as error:
         kinds.remove("dali")
@@ -197,6 +196,8 @@ def main() -> None:
             else:
                 cells.append("–")
         say(f"| {threads} | {' | '.join(cells)} |")
+    if "dali" in kinds:
+        compare(preparation, device, min(8, plan.steps_per_epoch))
     if options.out:
         printout.write(options.out)
 

@@ -34,7 +34,7 @@ from retinanet.device import choose_precision, choose_workers, tune
 from retinanet.model.checkpoint import create_record
 from retinanet.model.compiling import compile_blocks
 from retinanet.model.criterion import Criterion
-from retinanet.model.fusion import joined
+from retinanet.model.fusion import fuse_module, joined
 from retinanet.model.network import RetinaNet
 from retinanet.train.assembly import training_plan
 from retinanet.train.freezing import USUAL
@@ -45,7 +45,7 @@ from retinanet.types import Batch, ClassMap
 CLASSES = 80
 BOXES = 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-KINDS = ("eager", "blocks", "joined")
+KINDS = ("eager", "blocks", "towers", "joined")
 
 
 def synthetic_batch(count: int, height: int, width: int, slots: int = 32) -> Batch:
@@ -80,8 +80,12 @@ def make_step(kind: str, freeze: int, backbone: str = "resnet50", classes: Class
     network.members[0].freeze(freeze)
     config = TrainConfig(optimizer="sgd", lr=1e-4)
     optimizer = build_optimizer(config, network, 1e-4)
-    criterion = Criterion(network, compile=kind in ("blocks", "joined"))
-    if kind == "blocks":
+    criterion = Criterion(network, compile=kind != "eager")
+    if kind == "towers":
+        for head in (network.class_head, network.box_head):
+            head.tower = fuse_module(head.tower)
+
+    if kind in ("blocks", "towers"):
         compile_blocks(network)
     step = TrainStep(
         joined(network) if kind == "joined" else network,
@@ -239,7 +243,7 @@ def _print_kernels(step: Callable[[], object]) -> None:
         kinds[_kind(event.key)] = kinds.get(_kind(event.key), 0) + event.self_device_time_total / 3e3
     for kind, milliseconds in sorted(kinds.items(), key=lambda item: -item[1]):
         print(f"    {kind:<28} {milliseconds:7.2f} ms")
-    for event in sorted(rows, key=lambda event: -event.self_device_time_total)[:14]:
+    for event in sorted(rows, key=lambda event: -event.self_device_time_total)[:30]:
         print(f"      {event.self_device_time_total / 3e3:7.2f} ms {event.count / 3:5.0f} × {event.key[:110]}")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from step_cases import make_step
 from torch._dynamo.utils import counters
 
 from command_line import Command, Shapes, assert_same, checkpoint
-from retinanet.model.compiling import blocks, compile_blocks, uncompiled
+from retinanet.model.compiling import blocks, compile_blocks, heads, uncompiled
 from retinanet.model.criterion import Criterion
 from retinanet.types import NO_LABEL, Batch
 
@@ -122,11 +123,22 @@ def test_prediction_between_steps_compiles_nothing() -> None:
 
 def test_blocks_cover_all_that_has_neighbours_to_join() -> None:
     network = make_step().network
-    inside = {id(part) for block in blocks(network) for part in block.modules()}
+    inside = {id(part) for block in (*blocks(network), *heads(network)) for part in block.modules()}
     outside = {name for name, part in network.named_modules() if id(part) not in inside and not list(part.children())}
     body = "backbones.0.body."
     assert {name for name in outside if not name.startswith((f"{body}bn1", f"{body}maxpool", f"{body}act1"))} == {
-        "class_head.predict",
-        "box_head.predict",
-        *(name for name in outside if name.startswith(f"{body}conv1")),
+        name for name in outside if name.startswith(f"{body}conv1")
     }
+
+
+def test_a_level_of_a_head_is_one_graph() -> None:
+    """PyTorch's own containers, such as the towers, are not compiled when they are asked to, and nobody says so."""
+    found = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        found.append(sum(node.target is torch.conv2d for node in graph.graph.nodes))
+        return graph.forward
+
+    with torch.compiler.set_stance(force_backend=keep):
+        compiled_step()(made_up(*CANVASES[0], 32), 0.001)
+    assert found.count(5) == 2  # four of the tower and the last, for each head

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from retinanet.model.heads import Head
 from retinanet.model.network import RetinaNet
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -33,12 +34,15 @@ def compile_blocks(network: RetinaNet) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS_OF_BLOCKS)
     for block in blocks(network):
         block.compile(dynamic=True)
+    for head in heads(network):
+        head.level = torch.compile(head.level, dynamic=True)  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
 def uncompiled(network: RetinaNet) -> Iterator[None]:
     """Within it the blocks run as they were written: prediction would have them compiled anew."""
     calls = {block: block._compiled_call_impl for block in blocks(network)}
+    levels = {head: head.__dict__.pop("level", None) for head in heads(network)}
     for block in calls:
         block._compiled_call_impl = None
     try:
@@ -46,6 +50,9 @@ def uncompiled(network: RetinaNet) -> Iterator[None]:
     finally:
         for block, call in calls.items():
             block._compiled_call_impl = call
+        for head, level in levels.items():
+            if level is not None:
+                head.level = level  # type: ignore[method-assign]
 
 
 def blocks(network: RetinaNet) -> Iterator[nn.Module]:
@@ -54,8 +61,11 @@ def blocks(network: RetinaNet) -> Iterator[nn.Module]:
         for child in backbone.body.children():
             yield from _blocks_within(child)
         yield pyramid
-    for head in (network.class_head, network.box_head):
-        yield head.tower  # type: ignore[misc]
+
+
+def heads(network: RetinaNet) -> tuple[Head, Head]:
+    """What they do on one level is compiled: the compiler leaves PyTorch's own containers, their towers, alone."""
+    return network.class_head, network.box_head
 
 
 def _blocks_within(module: nn.Module) -> Iterator[nn.Module]:

@@ -31,7 +31,12 @@ class Head(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Per level `[N, out_channels, H_l, W_l]` from `[N, width, H_l, W_l]`."""
-        return tuple(self.predict(self.tower(feature)) for feature in pyramid)
+        return tuple(self.level(feature) for feature in pyramid)
+
+    def level(self, feature: Tensor) -> Tensor:
+        """`[N, out_channels, H_l, W_l]` from `[N, width, H_l, W_l]`."""
+        output: Tensor = self.predict(self.tower(feature))
+        return output
 
 
 def _hidden(width: int, norm: HeadNorm) -> nn.Sequential:
