@@ -243,7 +243,7 @@ def _print_kernels(step: Callable[[], object]) -> None:
         kinds[_kind(event.key)] = kinds.get(_kind(event.key), 0) + event.self_device_time_total / 3e3
     for kind, milliseconds in sorted(kinds.items(), key=lambda item: -item[1]):
         print(f"    {kind:<28} {milliseconds:7.2f} ms")
-    for event in sorted(rows, key=lambda event: -event.self_device_time_total)[:30]:
+    for event in sorted(rows, key=lambda event: -event.self_device_time_total)[:60]:
         print(f"      {event.self_device_time_total / 3e3:7.2f} ms {event.count / 3:5.0f} × {event.key[:110]}")
 
 

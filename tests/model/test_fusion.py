@@ -214,14 +214,16 @@ def test_the_runtime_detects_the_same(trained: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenetv2_100", "tf_efficientnet_lite0"])
 def test_half_precision_on_a_gpu(name: str) -> None:
+    """No further from single precision than the network itself is in half."""
     plain = backbone(name).cuda()
     images = torch.randn(2, 3, 128, 96, device="cuda")
-    fused = fuse_module(copy.deepcopy(plain)).half().to(memory_format=torch.channels_last)
+    in_half = images.half().contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = plain(images)
-        found = fused(images.half().contiguous(memory_format=torch.channels_last))
-    for one, two in zip(expected, found, strict=True):
-        assert (two.float() - one).norm() < 0.02 * one.norm()
+        half = copy.deepcopy(plain).half().to(memory_format=torch.channels_last)(in_half)
+        fused = fuse_module(copy.deepcopy(plain)).half().to(memory_format=torch.channels_last)(in_half)
+    for one, usual, found in zip(expected, half, fused, strict=True):
+        assert (found.float() - one).norm() < 2 * (usual.float() - one).norm()
 
 
 def loss(network: nn.Module, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,8 @@ def test_a_plan_built_on_this_gpu_runs_on_it(
     retinanet: Command, trained: Path, shapes: Shapes, tmp_path: Path, precision: str
 ) -> None:
     """The real thing: nothing stands in, and the engine's own layers are asked."""
+    if not any(map(importlib.util.find_spec, ("tensorrt", "tensorrt_rtx"))):
+        pytest.skip("needs TensorRT")
     plan = tmp_path / "model.plan"
     done = retinanet("export", trained, plan, precision=precision, batch=(1, 2, 4))
     assert done.code == 0, done.err

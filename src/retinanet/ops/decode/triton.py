@@ -99,7 +99,7 @@ def _decode_levels(
     key_bits = KEY_BITS[logits[0].dtype]
     group_list = image_sizes.new_empty(batch, sum(groups))
     entry_list = image_sizes.new_empty(batch, sum(entries))
-    # Two allocations: compiled, a launch that writes one part of a tensor and reads another loses sight of what is new.
+    # An allocation each: compilers surround launches that write parts of one tensor with copies of all of it.
     found_groups, found_entries = (image_sizes.new_zeros(batch, LEVELS, dtype=torch.int32) for _ in range(2))
     floors = image_sizes.new_empty(batch, LEVELS)
 

@@ -30,7 +30,7 @@ def nms(
     """`reference.nms` on a GPU. The workspace is 32 bytes a candidate."""
     batch, candidates = scores.shape
     scores, boxes, labels = scores.contiguous(), boxes.contiguous(), labels.contiguous()
-    # Four allocations: compiled, a launch that writes several parts of one tensor would keep only one of them.
+    # An allocation each: compilers surround launches that write parts of one tensor with copies of all of it.
     order, ranked_labels, members, alive = (scores.new_empty(batch, candidates, dtype=torch.int32) for _ in range(4))
     ranked_boxes = torch.empty_like(boxes)
     kept_scores = scores.new_empty(batch, detections)
