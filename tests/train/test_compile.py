@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,19 @@ def test_prediction_between_steps_compiles_nothing() -> None:
         step.network.train()
         step(batch, 0.001)
         assert counters["stats"]["unique_graphs"] > 0
+
+
+def test_a_copy_of_a_compiled_network_has_weights_of_its_own() -> None:
+    step, batch = compiled_step(), made_up(96, 128, 32)
+    with torch.compiler.set_stance("force_eager"), torch.inference_mode():
+        before = step.network(batch.images, batch.image_sizes)
+        twin = copy.deepcopy(step.network)
+        for parameter in twin.parameters():
+            parameter.zero_()
+        for logits in twin(batch.images, batch.image_sizes).logits:
+            assert not logits.any()
+        after = step.network(batch.images, batch.image_sizes)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 def test_blocks_cover_all_that_has_neighbours_to_join() -> None:

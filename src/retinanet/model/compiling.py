@@ -34,8 +34,10 @@ def compile_blocks(network: RetinaNet) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS_OF_BLOCKS)
     for block in blocks(network):
         block.compile(dynamic=True)
+    level = torch.compile(Head.level, dynamic=True)
     for head in heads(network):
-        head.level = torch.compile(head.level, dynamic=True)  # type: ignore[method-assign]
+        # No bound method: a copy of the network would have the weights of this one.
+        head.level = functools.partial(level, head)  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
