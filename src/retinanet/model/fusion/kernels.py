@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 
 from timm.layers import Conv2dSame
@@ -9,6 +10,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from retinanet.model.fusion.layers import BiasedConv, ConvRelu, MaxPool
+from retinanet.model.fusion.trace import read_modules
 
 STEM_CHANNELS = 4
 """What tensor cores like better than 3."""
@@ -18,7 +20,8 @@ _CONVS = (nn.Conv2d, Conv2dSame)
 
 def use_kernels(traced: fx.GraphModule) -> None:
     """In a fused graph, for inference alone."""
-    for target in {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}:
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    for target in called - read_modules(traced.graph):
         module = traced.get_submodule(target)
         parent, _, name = target.rpartition(".")
         setattr(traced.get_submodule(parent), name, faster(module))
@@ -26,8 +29,11 @@ def use_kernels(traced: fx.GraphModule) -> None:
 
 def widen_stem(traced: fx.GraphModule) -> bool:
     """Let the first convolutions take `STEM_CHANNELS`, of which the last mean nothing; False if that cannot be done."""
-    (images,) = (node for node in traced.graph.nodes if node.op == "placeholder")
-    if not all(user.op == "call_module" for user in images.users):
+    images = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    if not all(user.op == "call_module" and user.args == (images,) for user in images.users):
+        return False
+    calls, read = Counter(node.target for node in traced.graph.nodes), read_modules(traced.graph)
+    if any(calls[user.target] > 1 or user.target in read for user in images.users):  # its weights mean more than this
         return False
     stems = [traced.get_submodule(str(user.target)) for user in images.users]
     convs = [stem.conv if isinstance(stem, ConvRelu | BiasedConv) else stem for stem in stems]

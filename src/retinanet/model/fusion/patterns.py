@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from retinanet.model.fusion.layers import ConvRelu, FrozenNormConv
+from retinanet.model.fusion.trace import read_modules
 
 _RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _DROPOUTS = (nn.Dropout, nn.Dropout2d)
@@ -28,6 +29,7 @@ class Fuser:
         self.traced = traced
         self.graph = traced.graph
         self.calls = Counter(node.target for node in self.graph.nodes if node.op == "call_module")
+        self.read = read_modules(self.graph)
 
     def drop_idle(self) -> None:
         """Remove calls that change nothing."""
@@ -93,7 +95,7 @@ class Fuser:
         Subclasses do not count: theirs may be weights that are computed from others.
         """
         conv = self._module(node)
-        alone = len(node.users) == 1 and self.calls[node.target] == 1
+        alone = len(node.users) == 1 and self.calls[node.target] == 1 and node.target not in self.read
         return conv if alone and type(conv) in kinds else None
 
 

@@ -36,8 +36,11 @@ class _Tracer(fx.Tracer):
 def trace(module: nn.Module) -> fx.GraphModule | None:
     """The graph of `module`, sharing its weights; None where its own forward cannot be traced.
 
-    A module inside whose code depends on the data (sizes, say) is one call of the graph.
+    A module inside whose code depends on the data (sizes, say) is one call of the graph. Hooks are no calls, so what
+    works by them (timm's `FeatureHookNet`) cannot be traced.
     """
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+        return None
     leaves: set[type[nn.Module]] = set(ATOMS)
     while True:
         tracer = _Tracer(leaves)
@@ -49,3 +52,8 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
             leaves.add(tracer.inside[-1])
         else:
             return fx.GraphModule(tracer.root, graph)
+
+
+def read_modules(graph: fx.Graph) -> set[str]:
+    """Names of the modules from which the graph takes a weight by itself, and which therefore stay what they are."""
+    return {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
