@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,68 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
 
     graphs = CudaGraphs(run, refuse)
     assert [graphs(*batch(2, value)).scores[0] for value in (1.0, 2.0, 3.0)] == [24, 48, 72]
+
+
+def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in that does as PyTorch does: what failed cannot be ended, and neither is anything else."""
+    current, recording = ["the caller's"], []
+
+    @contextmanager
+    def stream(name: str) -> Iterator[None]:
+        before, current[0] = current[0], name
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    @contextmanager
+    def record(graph: object, pool: object, **options: object) -> Iterator[None]:
+        recording.append(pool)
+        current[0] = "the recorder's"
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def waits(images: Tensor, image_sizes: Tensor) -> Detections:
+        if recording:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return run(images, image_sizes)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda _, pool: recording.remove(pool), raising=False)
+    graphs = CudaGraphs(waits)
+    for value in (1.0, 2.0, 3.0):
+        assert graphs(*batch(2, value)).scores[0] == value * 24
+        assert current == ["the caller's"]
+        assert not recording
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_waits_for_the_gpu_runs_and_gives_its_memory_back() -> None:
+    def waits(images: Tensor, image_sizes: Tensor) -> Detections:
+        return run(images, image_sizes)  # which looks at a sum
+
+    graphs, other = CudaGraphs(waits), torch.cuda.Stream()
+    stream = torch.cuda.current_stream()
+    for value in (1.0, 2.0, 3.0):
+        images, sizes = (tensor.cuda() for tensor in batch(2, value))
+        assert graphs(images, sizes).scores[0] == value * 24
+        assert torch.cuda.current_stream() == stream
+    before = torch.cuda.memory_allocated()
+    for _ in range(4):
+        borrowed = torch.zeros(2**20, device="cuda")
+        borrowed.record_stream(other)
+        del borrowed
+        torch.cuda.synchronize()
+    torch.zeros(1, device="cuda")  # looks at what the other stream has done with
+    assert torch.cuda.memory_allocated() < before + 2 * 4 * 2**20
 
 
 @pytest.mark.gpu

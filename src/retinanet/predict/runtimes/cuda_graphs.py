@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -60,10 +61,10 @@ class _Recorder:
     def __call__(self, run: Run, images: Tensor, image_sizes: Tensor) -> Run:
         inputs = (images.clone(memory_format=torch.channels_last), image_sizes.clone())
         graph = torch.cuda.CUDAGraph()
-        # Other threads may pin memory or copy meanwhile: only this one's calls are recorded, and judged.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        with _as_before_if_failed(self.pool), torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
+            # Other threads may pin memory or copy meanwhile: only this one's calls are recorded, and judged.
             outputs = run(*inputs)
-        self.pool = graph.pool()
 
         def replay(images: Tensor, image_sizes: Tensor) -> Detections:
             inputs[0].copy_(images, non_blocking=True)
@@ -72,3 +73,19 @@ class _Recorder:
             return Detections(*(column.clone() for column in outputs))
 
         return replay
+
+
+@contextmanager
+def _as_before_if_failed(pool: Any) -> Iterator[None]:
+    """Puts right what `torch.cuda.graph` leaves behind where a recording failed and thus cannot be ended either.
+
+    Its own stream stays the current one. And PyTorch up to 2.12 takes the recording for still under way: until it has
+    ended, no memory is given back that a second stream has used.
+    """
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            yield
+        except RuntimeError:
+            with suppress(RuntimeError):  # newer ones know that it has ended
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+            raise
