@@ -17,7 +17,7 @@ BLOCK = 1024
 
 def add_bias(maps: Tensor, bias: Tensor) -> None:
     """`feature_maps.add_bias` on a GPU."""
-    _add_bias[_grid(maps)](maps, bias.contiguous(), maps.shape[1], maps[0].numel(), BLOCK=BLOCK, num_warps=4)
+    _add_bias[_grid(maps)](maps, bias.contiguous(), maps.shape[1], maps.shape[1:].numel(), BLOCK=BLOCK, num_warps=4)
 
 
 def max_pool(maps: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
@@ -29,7 +29,7 @@ def max_pool(maps: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
         result,
         *maps.shape[1:],
         width,
-        result[0].numel(),
+        result.shape[1:].numel(),
         KERNEL=kernel,
         STRIDE=stride,
         PADDING=padding,
@@ -43,13 +43,13 @@ def upsample(maps: Tensor, size: Sequence[int], bias: Tensor) -> Tensor:
     """`feature_maps.upsample` on a GPU."""
     result = _empty(maps, size)
     _upsample[_grid(result)](
-        maps, bias.contiguous(), result, *maps.shape[1:], *size, result[0].numel(), BLOCK=BLOCK, num_warps=4
+        maps, bias.contiguous(), result, *maps.shape[1:], *size, result.shape[1:].numel(), BLOCK=BLOCK, num_warps=4
     )
     return result
 
 
 def _grid(maps: Tensor) -> tuple[int, int]:
-    return triton.cdiv(maps[0].numel(), BLOCK), len(maps)
+    return triton.cdiv(maps.shape[1:].numel(), BLOCK), len(maps)
 
 
 def _empty(maps: Tensor, size: Sequence[int]) -> Tensor:
