@@ -51,13 +51,14 @@ def terminable() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before is signal.SIG_DFL:  # whoever has it ignored, or handled, knows why
-        signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # whoever has it ignored, or handled, knows why
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def resume_command() -> str:
