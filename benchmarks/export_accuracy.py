@@ -40,8 +40,9 @@ def main() -> None:
     parser.add_argument("--calibration-count", type=int, default=128)
     parser.add_argument("--size", type=int, nargs=2, help="canvas, H W (default: the export's)")
     parser.add_argument("--device")
-    parser.add_argument("--out", type=Path, help="also write what is printed to this file")
+    parser.add_argument("--out", type=Path, help="also write what is printed to this file, as it comes")
     arguments = parser.parse_args()
+    printout.keep(arguments.out)
     kinds = [tuple(name.partition(":")[::2]) for name in arguments.formats]
     if any(precision in ("int8", "fp8") for _, precision in kinds) and not arguments.calibration_images:
         parser.error("int8 and fp8 need --calibration-images")
@@ -51,8 +52,6 @@ def main() -> None:
     say(f"retinanet {__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}")
     canvas = measure(arguments, kinds)
     say(f"Canvas of the exports: {canvas[0]} × {canvas[1]}")
-    if arguments.out:
-        printout.write(arguments.out)
 
 
 def measure(arguments: argparse.Namespace, kinds: list[tuple[str, str]]) -> tuple[int, int]:

@@ -47,8 +47,9 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["onnx", "onnx:int8", "plan", "pt2"])
     parser.add_argument("--calibration-count", type=int, default=8)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="also write what is printed to this file")
+    parser.add_argument("--out", type=Path, help="also write what is printed to this file, as it comes")
     arguments = parser.parse_args()
+    printout.keep(arguments.out)
     say(f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
     say(f"retinanet {__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}")
     say(f"{arguments.backbone}, 80 classes, {arguments.size[0]} × {arguments.size[1]}, batch {arguments.batch}")
@@ -62,8 +63,6 @@ def main() -> None:
         make_dataset(folder / "pictures", arguments.calibration_count, height, seed=0, aspects=(width / height,))
         for kind in arguments.formats:
             say(measure(arguments, kind, folder))
-    if arguments.out:
-        printout.write(arguments.out)
 
 
 def make_model(arguments: argparse.Namespace, path: Path) -> None:

@@ -148,8 +148,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=12, help="measured in each run, two more to begin with")
     parser.add_argument("--window", type=int, default=10, help="batches in one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="also write what is printed to this file")
+    parser.add_argument("--out", type=Path, help="also write what is printed to this file, as it comes")
     options = parser.parse_args()
+    printout.keep(options.out)
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device(options.device)
     torch.set_num_threads(1)
 
@@ -198,8 +199,6 @@ def main() -> None:
         say(f"| {threads} | {' | '.join(cells)} |")
     if "dali" in kinds:
         compare(preparation, device, min(8, plan.steps_per_epoch))
-    if options.out:
-        printout.write(options.out)
 
 
 if __name__ == "__main__":

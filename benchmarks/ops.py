@@ -38,8 +38,9 @@ from retinanet.types import Detections
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--out", type=Path, help="also write what is printed to this file")
+    parser.add_argument("--out", type=Path, help="also write what is printed to this file, as it comes")
     arguments = parser.parse_args()
+    printout.keep(arguments.out)
 
     say(f"{torch.cuda.get_device_name()}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
     say(f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}, Triton {triton.__version__}")
@@ -51,8 +52,6 @@ def main() -> None:
         kernels(kind)
     focal(bandwidth)
     recolouring(bandwidth)
-    if arguments.out:
-        printout.write(arguments.out)
 
 
 def postprocessing(batches: list[int], bandwidth: float) -> None:

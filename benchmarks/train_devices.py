@@ -3,9 +3,9 @@
     python benchmarks/train_devices.py [--devices 1 2 4] [--batch 16] [--size 800 1344] [--steps 20]
 
 Checks first: the ranks must sum gradients rightly, and hold the same weights in the end. ResNet-50-FPN, 80 classes,
-bf16 and compiled on GPUs, AdamW, synthetic batches that lie on the devices already. Prints for each number of devices
-the images/s of all together (median of 5 windows, least and most), the efficiency (of what so many single devices would
-do), and what summing the gradients takes by itself. Without a GPU, to try the script:
+bf16 and compiled on GPUs, AdamW, synthetic batches that lie on the devices already. Prints for each number of devices,
+once it is measured, the images/s of all together (median of 5 windows, least and most), the efficiency (of what so many
+of the fewest devices would do), and what summing the gradients takes by itself. Without a GPU, to try the script:
 
     python benchmarks/train_devices.py --device cpu --devices 1 2 --batch 2 --size 96 128 --steps 2 \
       --backbone test_resnet --width 16
@@ -176,20 +176,18 @@ def main() -> None:
     options = parser.parse_args()
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{name}, PyTorch {torch.__version__}, {options.batch} images a device, {tuple(options.size)}", flush=True)
-    measured: dict[int, Measured] = {}
-    for world in sorted(options.devices):
-        measured[world] = run(world, options)
-        print(f"{world} device(s): checks passed", flush=True)
-    first, *_ = measured
-    single = statistics.median(measured[first].images_per_second) / first
     print("\n| devices | images/s (least–most) | efficiency | summing gradients | peak memory |\n|---|---|---|---|---|")
-    for world, found in measured.items():
+    single = 0.0
+    for world in sorted(options.devices):
+        found = run(world, options)  # its checks have passed
         rates = sorted(found.images_per_second)
         middle = statistics.median(rates)
+        single = single or middle / world
         print(
             f"| {world} | {middle:.1f} ({rates[0]:.1f}–{rates[-1]:.1f}) | {100 * middle / (single * world):.1f} % "
             f"| {found.gradient_mebibytes:.0f} MiB in {found.sum_milliseconds:.2f} ms "
-            f"| {found.peak_gibibytes:.1f} GiB |"
+            f"| {found.peak_gibibytes:.1f} GiB |",
+            flush=True,
         )
 
 
