@@ -5,7 +5,10 @@
 
 DATA holds images/, train.json and val.json. What follows `--` goes to every training. The last weights are scored, not
 the best validated ones, so that nothing is chosen on val.json. Times are those of whole commands, their start included.
-A run whose folder holds result.json is not repeated: give the same command again after an interruption.
+After each run the table of those that are finished is printed and kept, as table.md in --out.
+
+After an interruption give the same command again: of each run, what is finished (trained.json, result.json in its
+folder) is not repeated, and a training goes on from its last checkpoint. The time of such a training is not known.
 """
 
 from __future__ import annotations
@@ -19,8 +22,14 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from retinanet.errors import RetinaNetError
+from retinanet.files import atomic_write
+
+Result = dict[str, float | None]
+"""AP and so on, 0…1, and the seconds of both commands; None: not known."""
 
 RULES = {"optimizer": "adamw", "schedule": "cosine", "matching": "iou", "box-loss": "smooth_l1", "class-loss": "focal"}
 ALL = {"matching": "atss", "box-loss": "giou", "class-loss": "quality"}
@@ -67,74 +76,105 @@ def main() -> None:
     for device in arguments.devices:
         free.put(device)
 
-    def run(job: tuple[str, int]) -> tuple[str, dict[str, float]]:
+    def run(row: str, seed: int) -> Result:
         device = free.get()
         try:
-            return job[0], measure(*job, device, arguments, more)
+            return measure(row, seed, device, arguments, more)
         finally:
             free.put(device)
 
-    jobs = [(row, seed) for seed in arguments.seeds for row in arguments.rows]
-    results: dict[str, list[dict[str, float]]] = {row: [] for row in arguments.rows}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[Result]] = {row: [] for row in arguments.rows}
+    failures = 0
     with ThreadPoolExecutor(len(arguments.devices)) as pool:
-        for row, result in pool.map(run, jobs):
-            results[row].append(result)
-    print(f"\n{time.strftime('%Y-%m-%d')}, {len(arguments.devices)} runs at once, seeds {arguments.seeds}, {more}\n")
-    print(table(results))
+        jobs = {pool.submit(run, row, seed): (row, seed) for seed in arguments.seeds for row in arguments.rows}
+        try:
+            for job in as_completed(jobs):
+                row, seed = jobs[job]
+                try:
+                    results[row].append(job.result())
+                except RetinaNetError as error:
+                    failures += 1
+                    print(f"\n{row}, seed {seed}: {error}", flush=True)
+                    continue
+                title = f"{time.strftime('%Y-%m-%d')}, {len(arguments.devices)} runs at once, {' '.join(more)}"
+                keep(arguments.out / "table.md", f"{title}\n\n{table(results)}\n")
+                print(f"\n{row}, seed {seed} is done.\n\n{title}\n\n{table(results)}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what waits never starts; Ctrl-C reaches what runs
+            raise
+    if failures:
+        sys.exit(f"{failures} of {len(jobs)} runs failed; the same command tries them again.")
 
 
-def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, more: list[str]) -> dict[str, float]:
-    """Train and score one run, or read what it gave before."""
+def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, more: list[str]) -> Result:
+    """Train and score one run, but for what was done before."""
     folder = arguments.out / f"{re.sub(r'[^a-z0-9]+', '-', row.lower())}-{seed}"
-    found = folder / "result.json"
-    if not found.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        data, images = arguments.data, ["--images", str(arguments.data / "images")]
-        options = [*images, "--annotations", str(data / "train.json"), "--seed", str(seed), "--backbone"]
+    model, trained, scored = (folder / name for name in ("model.pth", "trained.json", "result.json"))
+    folder.mkdir(exist_ok=True)
+    images = ["--images", str(arguments.data / "images")]
+    resumed = model.exists()
+    if not scored.exists() and not (resumed and trained.exists()):
+        options = [*images, "--annotations", str(arguments.data / "train.json"), "--seed", str(seed), "--backbone"]
         options += [arguments.backbone, "--weights", arguments.weights, "--resize", str(arguments.resize), *more]
         for name, value in ROWS[row].items():
             words = value.split()
             if name == "jitter":
                 words = [str(round(float(part) * arguments.resize)) for part in words]
             options += [f"--{name}", *words]
-        trained, _ = command(["train", str(folder / "model.pth"), *options], device, folder / "train.log")
-        options = [*images, "--annotations", str(data / "val.json"), "--output", str(folder / "detections.json")]
-        inferred, printed = command(["infer", str(folder / "model.pth"), *options], device, folder / "infer.log")
+        seconds, _ = command(["train", str(model), *options], device, folder / "train.log")
+        keep(trained, json.dumps({"training": None if resumed else seconds}))
+    if not scored.exists():
+        options = [*images, "--annotations", str(arguments.data / "val.json")]
+        options += ["--output", str(folder / "detections.json")]
+        seconds, printed = command(["infer", str(model), *options], device, folder / "infer.log")
         scores = [float(line.split()[-1]) for line in printed.splitlines() if "(AP)" in line]
-        result = dict(zip(SCORES, scores, strict=True)) | {"training": trained, "inference": inferred}
-        found.write_text(json.dumps(result))
-    result = json.loads(found.read_text())
-    print(f"{row}, seed {seed}: AP {100 * result['AP']:.1f}, trained in {result['training']:.0f} s", flush=True)
+        times = json.loads(trained.read_text()) | {"inference": seconds}
+        keep(scored, json.dumps(dict(zip(SCORES, scores, strict=True)) | times))
+    result: Result = json.loads(scored.read_text())
     return result
 
 
+def keep(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
 def command(words: list[str], device: str, log: Path) -> tuple[float, str]:
-    """Seconds of a whole command, and its stdout; both of its streams are kept in `log`."""
+    """Seconds of a whole command, and its stdout; both of its streams are kept in `log`, stderr as it comes."""
     environment, began = dict(os.environ), time.perf_counter()
     if device == "cpu":
         words = [*words, "--device", "cpu"]
     else:
         environment["CUDA_VISIBLE_DEVICES"] = device
     run = [sys.executable, "-m", "retinanet.cli", *words]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
-    log.write_text(" ".join(words) + "\n" + done.stderr + done.stdout)
+    with log.open("a") as file:
+        print(*words, file=file, flush=True)
+        done = subprocess.run(run, env=environment, stdout=subprocess.PIPE, stderr=file, text=True, check=False)
+        seconds = time.perf_counter() - began
     if done.returncode:
-        raise SystemExit(f"{words[0]} failed, see {log}: {done.stderr.strip().splitlines()[-1:]}")
-    return time.perf_counter() - began, done.stdout
+        raise RetinaNetError(f"{words[0]} failed, see {log}: {log.read_text().strip().splitlines()[-1]}")
+    with log.open("a") as file:
+        file.write(done.stdout)
+    return seconds, done.stdout
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Means over the seeds; of AP its least and greatest too."""
+def table(results: dict[str, list[Result]]) -> str:
+    """Means over the runs that are finished; of AP its least and greatest too."""
     lines = [
-        f"| | {' | '.join(SCORES)} | AP, least–greatest | training | inference |",
-        f"|{'---|' * (len(SCORES) + 4)}",
+        f"| | runs | {' | '.join(SCORES)} | AP, least–greatest | training | inference |",
+        f"|{'---|' * (len(SCORES) + 5)}",
     ]
     for row, runs in results.items():
-        means = {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
+        if not runs:
+            continue
+        known = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
+        means = {name: statistics.mean(values) for name, values in known.items() if values}
         # COCO says -1 where there is no such object.
         scores = " | ".join(f"{100 * means[name]:.1f}" if means[name] >= 0 else "–" for name in SCORES)
-        spread = f"{100 * min(run['AP'] for run in runs):.1f}–{100 * max(run['AP'] for run in runs):.1f}"
-        lines.append(f"| {row} | {scores} | {spread} | {means['training']:.0f} s | {means['inference']:.0f} s |")
+        spread = f"{100 * min(known['AP']):.1f}–{100 * max(known['AP']):.1f}"
+        times = " | ".join(f"{means[name]:.0f} s" if name in means else "–" for name in ("training", "inference"))
+        lines.append(f"| {row} | {len(runs)} | {scores} | {spread} | {times} |")
     return "\n".join(lines)
 
 
