@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from retinanet.config import InferConfig
 from retinanet.data.folder import images_only, walk_images
 from retinanet.data.images import read_image
 from retinanet.data.loading import choose_loader
+from retinanet.errors import DataError
 from retinanet.model.checkpoint import save_checkpoint
 from retinanet.model.network import RetinaNet
 from retinanet.predict.predictor import load
@@ -62,8 +64,11 @@ def measure_folder(network: RetinaNet, peer: nn.Module, arguments: argparse.Name
         say(f"{arguments.resize[0]}/{arguments.resize[1]} px, batch {arguments.batch}; our loader is {loader}'s.")
         say(candidates)
         infer(model, predictor, config, folder / "ours.jsonl", paths)
-        say(check_complete(folder / "ours.jsonl", len(paths)))
-        peers = paths[: arguments.peer_limit]
+        sentence, unreadable = check_complete(folder / "ours.jsonl", len(paths))
+        say(sentence)
+        # torchvision's loop would end at one that cannot be read.
+        peers = [path for number, path in enumerate(paths, start=1) if number not in unreadable]
+        peers = peers[: arguments.peer_limit]
         ours = partial(infer, model, predictor, config, folder / "ours.json")
         ours_and_loading = partial(infer, model, None, config, folder / "ours.json")
         by_peer = partial(infer_by_peer, peer, output=folder / "torchvision.json", batch=arguments.batch)
@@ -84,15 +89,20 @@ def calibrate(
     data = images_only(listed(paths, folder))
     canvas_of_image, canvases = group_by_canvas(data.sizes, resize, max_size)
     chosen = np.unique(np.linspace(0, len(data) - 1, CALIBRATED_ON).round().astype(int)).tolist()
-    pictures = [read_image(data.image_path(index)) for index in chosen]
-    placed = [
-        fit_to_canvas(picture, resize, max_size, canvases[canvas_of_image[index]])
-        for index, picture in zip(chosen, pictures, strict=True)
-    ]
-    ours = calibrate_network(network, placed)
+    pictures = {}
+    for index in chosen:
+        with contextlib.suppress(DataError):  # it cannot be read, which the folder's run will tell
+            pictures[index] = read_image(data.image_path(index))
+    ours = calibrate_network(
+        network,
+        [
+            fit_to_canvas(picture, resize, max_size, canvases[canvas_of_image[index]])
+            for index, picture in pictures.items()
+        ],
+    )
     resize_in_peer(peer, resize, max_size)
-    theirs = calibrate_peer(peer, pictures)
-    return f"Candidates above the threshold in {len(chosen)} of the pictures: ours {ours}, torchvision {theirs}."
+    theirs = calibrate_peer(peer, list(pictures.values()))
+    return f"Candidates above the threshold in {len(pictures)} of the pictures: ours {ours}, torchvision {theirs}."
 
 
 def speed(contestants: Sequence[Contestant], repeats: int) -> None:

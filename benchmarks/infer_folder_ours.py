@@ -31,12 +31,18 @@ def infer(model: Path, predictor: Predictor | None, config: InferConfig, output:
         run_inference(model, images=images, annotations=None, output=output, draw=None, config=config)
 
 
-def check_complete(output: Path, count: int) -> str:
-    """Each picture must have its line in the results of JSON lines, whether anything was detected in it or not."""
+def check_complete(output: Path, count: int) -> tuple[str, set[int]]:
+    """Each picture must have its line in the results of JSON lines, whether anything was detected in it or not.
+
+    Returns a sentence, and the ids of those that cannot be read.
+    """
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert sorted(line["image_id"] for line in lines) == list(range(1, count + 1)), "ours: pictures have no results"
     found = [len(line["detections"]) for line in lines if "detections" in line]
-    return (
-        f"Ours: each of the {count:,} pictures has its line of results, {count - len(found):,} of them because they "
-        f"cannot be read; {sum(found):,} detections, at least one in {sum(map(bool, found)):,}."
+    unreadable = {line["image_id"] for line in lines if "error" in line}
+    assert len(found) + len(unreadable) == count, "ours: a line has neither detections nor an error"
+    sentence = (
+        f"Ours: each of the {count:,} pictures has its line of results; {len(unreadable):,} cannot be read, "
+        f"{sum(map(bool, found)):,} have a detection, {sum(found):,} detections in all."
     )
+    return sentence, unreadable
