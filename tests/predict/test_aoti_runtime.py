@@ -37,11 +37,12 @@ METADATA = {"AOTI_MACHINE": platform.machine(), "AOTI_CPU_ISA": "INVALID"}
 
 
 def package_of(folder: Path, record: ArtifactRecord = RECORD, **metadata: str) -> Path:
-    """A package with all that is said about it, but no code."""
+    """A package with all that is said about it, but no code that runs."""
     path = folder / "model.pt2"
     with zipfile.ZipFile(path, "w") as archive:
         text = json.dumps({**METADATA, "retinanet": record.to_json(), **metadata})
         archive.writestr("model/data/aotinductor/model/x.wrapper_metadata.json", text)
+        archive.writestr("model/data/aotinductor/model/x.wrapper.so", b"no code")
     return path
 
 
@@ -118,6 +119,17 @@ def test_another_device_than_it_was_compiled_for(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ModelError, match="cannot load"):
         load(package_of(tmp_path))
+
+
+def test_a_package_without_its_code_gets_a_sentence(tmp_path: Path) -> None:
+    """PyTorch 2.11 would crash on it."""
+    path = package_of(tmp_path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "part.pt2", "w") as part:
+        for name in whole.namelist():
+            if not name.endswith(".so"):
+                part.writestr(name, whole.read(name))
+    with pytest.raises(ModelError, match="its compiled code is missing"):
+        load(tmp_path / "part.pt2")
 
 
 def test_someone_elses_package_gets_a_sentence(tmp_path: Path) -> None:

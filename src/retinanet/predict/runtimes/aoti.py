@@ -59,6 +59,8 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".wrapper_metadata.json")]
+            if names and not any(name.endswith(".so") for name in archive.namelist()):
+                raise ValueError("its compiled code is missing")  # PyTorch 2.11 would crash
             metadata: dict[str, str] = json.loads(archive.read(names[0])) if names else {}
             return metadata
     except (OSError, zipfile.BadZipFile, ValueError) as error:
