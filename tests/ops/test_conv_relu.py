@@ -1,4 +1,4 @@
-"""The joined convolution: its gradients, and that compilers know it."""
+"""The joined convolution is what its name says."""
 
 import pytest
 import torch
@@ -10,44 +10,20 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = [((1, 1), (1, 1), (1, 1)), ((2, 1), (0, 2), (1, 1)), ((1, 2), (2, 2), (2, 1))]
 
 
-def draw(geometry, *, bias=True, residual=True, dtype=torch.float64, requires_grad=True):
-    generator = torch.Generator().manual_seed(0)
-
-    def tensor(*shape):
-        return torch.randn(shape, generator=generator, dtype=dtype).to(DEVICE).requires_grad_(requires_grad)
-
-    x, weight = tensor(2, 3, 7, 6), tensor(4, 3, 3, 3)
-    shape = F.conv2d(x, weight, None, *geometry).shape
-    return x, weight, tensor(4) if bias else None, tensor(*shape) if residual else None
-
-
 @pytest.mark.parametrize("geometry", CASES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("residual", [True, False])
-def test_it_is_what_its_name_says_and_so_are_its_gradients(geometry, bias, residual):
-    tensors = draw(geometry, bias=bias, residual=residual)
-    x, weight, b, r = tensors
-    expected = F.relu(F.conv2d(x, weight, b, *geometry) + (0 if r is None else r))
-    found = conv_relu(*tensors, *geometry)
-    torch.testing.assert_close(found, expected)
-    given = [tensor for tensor in tensors if tensor is not None]
-    direction = torch.randn_like(expected)
-    for one, two in zip(
-        torch.autograd.grad(found, given, direction), torch.autograd.grad(expected, given, direction), strict=True
-    ):
-        torch.testing.assert_close(one, two)
+def test_it_is_what_its_name_says(geometry, bias, residual):
+    generator = torch.Generator().manual_seed(0)
 
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE)
 
-def test_gradients_that_nobody_wants_are_not_computed():
-    x, weight, bias, residual = draw(CASES[0])
-    found = conv_relu(x.detach(), weight, bias.detach(), residual.detach(), *CASES[0])
-    (gradient,) = torch.autograd.grad(found.sum(), [weight])
-    assert gradient.shape == weight.shape
-
-
-@pytest.mark.parametrize("residual", [True, False])
-def test_opcheck(residual):
-    torch.library.opcheck(conv_relu, (*draw(CASES[1], residual=residual, dtype=torch.float32), *CASES[1]))
+    x, weight, b = draw(2, 3, 7, 6), draw(4, 3, 3, 3), draw(4) if bias else None
+    convolved = F.conv2d(x, weight, b, *geometry)
+    r = draw(*convolved.shape) if residual else None
+    expected = F.relu(convolved if r is None else convolved + r)
+    torch.testing.assert_close(conv_relu(x, weight, b, r, *geometry), expected)
 
 
 @pytest.mark.gpu

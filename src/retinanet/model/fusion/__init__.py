@@ -1,10 +1,9 @@
-"""The network with its convolutions joined with what surrounds them: norms, additions, ReLUs."""
+"""The network for inference on a GPU: its convolutions joined with what surrounds them (norms, additions, ReLUs)."""
 
 from __future__ import annotations
 
-import copy
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from torch import fx, nn
 
@@ -17,17 +16,15 @@ from retinanet.model.fusion.trace import trace
 from retinanet.model.network import RetinaNet
 from retinanet.ops.normalise import normalise
 
-_Module = TypeVar("_Module", bound=nn.Module)
-
 
 def fused(network: RetinaNet) -> RetinaNet:
     """The same detector for inference alone, batch norm folded into its weights; `network` is used up.
 
     Whatever cannot be traced or joined runs as it was.
     """
-    network = _rebuilt(network.eval())
+    network.eval()
     for backbone, pyramid in zip(network.members, cast(list[FPN], list(network.pyramids)), strict=True):
-        widened = False
+        backbone.body, widened = fuse_module(backbone.body), False
         if isinstance(backbone.body, fx.GraphModule):
             use_kernels(backbone.body)
             widened = widen_stem(backbone.body)
@@ -36,32 +33,17 @@ def fused(network: RetinaNet) -> RetinaNet:
         pyramid.p6, pyramid.p7 = faster(pyramid.p6), faster(pyramid.p7)
         pyramid.merge = partial(merge, list(pyramid.lateral))  # type: ignore[assignment, arg-type]
     for head in (network.class_head, network.box_head):
-        head.predict = faster(head.predict)
+        head.tower, head.predict = fuse_module(head.tower), faster(head.predict)  # type: ignore[assignment]
     network.run_heads = SideBySide(network.class_head, network.box_head)  # type: ignore[method-assign]
     return network
 
 
-def joined(network: RetinaNet) -> RetinaNet:
-    """A view of `network`, which is in training: it has the same parameters, and what it learns `network` has learnt.
-
-    Only frozen batch norm is joined: live one must see what comes out of the convolution.
-    """
-    assert network.training
-    return _rebuilt(network)
-
-
-def _rebuilt(network: RetinaNet) -> RetinaNet:
-    view = _view(network)
-    view.backbones = nn.ModuleList(_view(backbone) for backbone in network.backbones)
-    view.class_head, view.box_head = _view(network.class_head), _view(network.box_head)
-    parts = [*((backbone, "body") for backbone in view.backbones), (view.class_head, "tower"), (view.box_head, "tower")]
-    for owner, name in parts:
-        setattr(owner, name, fuse_module(getattr(owner, name)))
-    return view
-
-
 def fuse_module(module: nn.Module) -> nn.Module:
-    """The part of a network that `module` is, joined as far as its graph can be had; weights are shared."""
+    """The part of a network that `module` is, joined as far as its graph can be had; it is used up.
+
+    It must be in inference: batch norm in training would have to see what comes out of the convolution.
+    """
+    assert not module.training
     traced = trace(module)
     if traced is None:
         return module
@@ -73,10 +55,3 @@ def fuse_module(module: nn.Module) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
-
-
-def _view(module: _Module) -> _Module:
-    """Another module of the same parts, whose parts can be replaced."""
-    view = copy.copy(module)
-    view._modules = dict(module._modules)
-    return view

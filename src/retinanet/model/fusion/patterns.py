@@ -13,12 +13,11 @@ from torch.fx import Node
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retinanet.model.fusion.layers import ConvRelu, FrozenNormConv
+from retinanet.model.fusion.layers import ConvRelu
 from retinanet.model.fusion.trace import read_modules
 
 _RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
-_DROPOUTS = (nn.Dropout, nn.Dropout2d)
-_JOINABLE = (nn.Conv2d, FrozenNormConv)
+_IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _ADD_CALLS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -35,22 +34,21 @@ class Fuser:
         """Remove calls that change nothing."""
         for node in self.graph.nodes:
             module = self._module(node)
-            if isinstance(module, nn.Identity) or (isinstance(module, _DROPOUTS) and not module.training):
+            if isinstance(module, _IDLE):
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
 
     def fold_batch_norms(self) -> None:
-        """Fold each batch norm into the convolution before it: for good in inference, anew at each call in training."""
+        """Fold each batch norm into the convolution before it."""
         for node in self.graph.nodes:
             norm = self._module(node)
-            if not isinstance(norm, nn.BatchNorm2d) or norm.training or self.calls[node.target] > 1:
+            if not isinstance(norm, nn.BatchNorm2d) or self.calls[node.target] > 1:
                 continue
             source = node.args[0]
             conv = self._conv_of(source, (nn.Conv2d, Conv2dSame))
-            if conv is None or (conv.training and not _has_zero_padding(conv)):
+            if conv is None:
                 continue
-            folded = FrozenNormConv(conv, norm) if conv.training else fuse_conv_bn_eval(conv, norm)
-            self._set_module(source.target, folded)
+            self._set_module(source.target, fuse_conv_bn_eval(conv, norm))
             result = source
             if isinstance(norm, BatchNormAct2d) and not isinstance(norm.act, nn.Identity):
                 with self.graph.inserting_before(node):
@@ -66,11 +64,11 @@ class Fuser:
             source, residual = relu.args[0], None
             if _is_sum(source):
                 conv_node, residual = source.args
-                if self._conv_of(conv_node, _JOINABLE) is None:
+                if self._conv_of(conv_node, (nn.Conv2d,)) is None:
                     conv_node, residual = residual, conv_node
             else:
                 conv_node = source
-            conv = self._conv_of(conv_node, _JOINABLE)
+            conv = self._conv_of(conv_node, (nn.Conv2d,))
             if conv is None or not _is_joinable(conv):
                 continue
             if residual is not None:
@@ -109,18 +107,13 @@ def _is_sum(node: Node) -> bool:
     return _calls(node, _ADD_CALLS) and tensors and not node.kwargs and len(node.users) == 1
 
 
-def _has_zero_padding(conv: nn.Conv2d) -> bool:
-    return type(conv) is nn.Conv2d and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+def _is_joinable(conv: nn.Conv2d) -> bool:
+    return conv.groups == 1 and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
 
 
-def _is_joinable(conv: nn.Conv2d | FrozenNormConv) -> bool:
-    plain = conv.conv if isinstance(conv, FrozenNormConv) else conv
-    return plain.groups == 1 and _has_zero_padding(plain)
-
-
-def _move_bias(source: nn.Conv2d | None, target: nn.Module) -> None:
-    """Of two convolutions that are added, only one needs a bias in inference: without, a convolution is one call."""
-    if source is None or source.bias is None or source.training or not isinstance(target, nn.Conv2d):
+def _move_bias(source: nn.Conv2d | None, target: nn.Conv2d) -> None:
+    """Of two convolutions that are added, only one needs a bias: without, a convolution is one call."""
+    if source is None or source.bias is None:
         return
     bias = source.bias if target.bias is None else source.bias + target.bias
     target.bias = nn.Parameter(bias.detach(), requires_grad=False)

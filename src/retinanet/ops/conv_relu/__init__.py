@@ -1,11 +1,10 @@
-"""Convolution, bias, addition and ReLU as one call: a compiler cannot join them, for it calls cuDNN as it is."""
+"""Convolution, bias, addition and ReLU as one call, where PyTorch's own steps would each read and write the whole."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from retinanet.ops.conv_relu import reference
 
@@ -13,7 +12,6 @@ _refused: set[tuple[Any, ...]] = set()
 """Problems for which cuDNN had no kernel: it has not one for every geometry, type and GPU."""
 
 
-@custom_op("retinanet::conv_relu", mutates_args=())
 def conv_relu(
     x: Tensor,
     weight: Tensor,
@@ -23,7 +21,7 @@ def conv_relu(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """ReLU(conv(x) [+ bias] [+ residual]), differentiable.
+    """ReLU(conv(x) [+ bias] [+ residual]), for inference.
 
     On NVIDIA's GPUs it is one kernel of cuDNN, where each step alone would read and write the whole.
 
@@ -51,25 +49,3 @@ def conv_relu(
         except RuntimeError:
             _refused.add(problem)
     return reference.conv_relu(x, weight, bias, residual, stride, padding, dilation)
-
-
-conv_relu.register_fake(reference.conv_relu)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _, _, *ctx.geometry = inputs
-    ctx.save_for_backward(x, weight, output)
-
-
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, output = ctx.saved_tensors
-    stride, padding, dilation = ctx.geometry
-    wanted = list(ctx.needs_input_grad)
-    gradient = torch.where(output > 0, gradient, 0)
-    gradients = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], 1, wanted[:3]
-    )
-    return (*gradients, gradient if wanted[3] else None, None, None, None)
-
-
-conv_relu.register_autograd(_differentiate, setup_context=_remember)
