@@ -95,6 +95,11 @@ def test_live_batch_norm_learns_and_counts():
 
 
 def test_norm_epsilon_of_the_record_replaces_the_backbones():
-    record = replace(describe_backbone("test_resnet", "frozen"), norm_eps=0.0)
-    epsilons = {module.eps for module in Backbone(record).modules() if isinstance(module, nn.BatchNorm2d)}
-    assert epsilons == {0.0}
+    """0 becomes one that every PyTorch takes (2.11 refuses 0) and that no sum shows."""
+    for given in (0.0, 0.001):
+        record = replace(describe_backbone("test_resnet", "frozen"), norm_eps=given)
+        norms = [module for module in Backbone(record).modules() if isinstance(module, nn.BatchNorm2d)]
+        assert norms
+        for norm in norms:
+            assert norm.eps > 0
+            assert torch.tensor(1e-30) + norm.eps == torch.tensor(1e-30) + given

@@ -37,7 +37,7 @@ def random_model(kind: str, seed: int = 0, norm_eps: float = 1e-5) -> detection.
     randomise(model, seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = norm_eps
+            module.eps = norm_eps or 1e-38  # PyTorch 2.11 refuses 0
             module.running_var.mul_(1e-4)
             module.weight.mul_(1e-2)
     outputs, _ = torchvision_outputs(model, *pictures([(128, 160)], (128, 160)))

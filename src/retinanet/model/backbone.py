@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(record.std), persistent=False)
         for norm in self._batch_norms():
             if record.norm_eps is not None:
-                norm.eps = record.norm_eps
+                norm.eps = max(record.norm_eps, torch.finfo(torch.float32).tiny)  # PyTorch 2.11 refuses 0
             if record.norm == "frozen":
                 norm.requires_grad_(False)
         self.train()
