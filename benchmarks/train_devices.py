@@ -176,7 +176,10 @@ def main() -> None:
     options = parser.parse_args()
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{name}, PyTorch {torch.__version__}, {options.batch} images a device, {tuple(options.size)}", flush=True)
-    print("\n| devices | images/s (least–most) | efficiency | summing gradients | peak memory |\n|---|---|---|---|---|")
+    print(
+        "\n| devices | images/s (least–most) | efficiency | summing gradients | peak memory |\n|---|---|---|---|---|",
+        flush=True,
+    )
     single = 0.0
     for world in sorted(options.devices):
         found = run(world, options)  # its checks have passed
