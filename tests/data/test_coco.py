@@ -199,6 +199,10 @@ def put(value, *path):
         (put("no", "annotations", 0, "iscrowd"), "iscrowd should be 0 or 1, but is 'no'"),
         (put("x" * 999, "annotations", 0, "bbox"), r"but is 'x{59}…\)"),
         (put(0, "images", 1, "height"), "image 9 should have a positive width and height"),
+        (
+            put(-1, "images", 1, "id"),
+            r"images\[1\] \(id -1\) .*id should be an integer of 64 bits, 0 or more, but is -1",
+        ),
         (put(10.5, "images", 1, "height"), r"images\[1\] \(id 9\) holds a value .*height should be .*, but is 10.5"),
         (put(12, "images", 1, "file_name"), "file_name should be text, but is 12"),
         (put("", "images", 1, "file_name"), "file_name should be text, but is ''"),

@@ -99,6 +99,8 @@ def read_columns(path: Path, faults: list[str] | None = None) -> Columns:
 
 
 def _add_image(columns: Columns, image: dict[str, Any]) -> None:
+    if image["id"] < 0:
+        raise ValueError("negative ids mark slots of a batch that hold no image")
     columns.image_ids.append(image["id"])
     columns.file_names.append(_string(image["file_name"]))
     columns.sizes.extend((image["height"], image["width"]))

@@ -27,9 +27,10 @@ def _is_text(value: Any) -> bool:
 
 _Field = tuple[Callable[[Any], bool], str]
 _INTEGER: _Field = (_is_integer, "an integer of 64 bits")
+_IMAGE_ID: _Field = (lambda value: _is_integer(value) and value >= 0, "an integer of 64 bits, 0 or more")
 _TEXT: _Field = (_is_text, "text")
 _FIELDS: dict[str, dict[str, _Field]] = {
-    "images": {"id": _INTEGER, "file_name": _TEXT, "height": _INTEGER, "width": _INTEGER},
+    "images": {"id": _IMAGE_ID, "file_name": _TEXT, "height": _INTEGER, "width": _INTEGER},
     "annotations": {
         **{"id": _INTEGER, "image_id": _INTEGER, "category_id": _INTEGER},
         **{"bbox": (_is_box, "four numbers"), "area": (_is_number, "a number")},
