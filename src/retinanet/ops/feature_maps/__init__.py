@@ -1,6 +1,6 @@
 """Steps between convolutions, for inference on GPUs: memory-bound, and several times slower in PyTorch than memory is.
 
-Maps that are not channels-last, or not on a GPU, are left to PyTorch.
+Maps that are not channels-last, or not on a GPU, are left to PyTorch. A bias has the dtype of its maps.
 """
 
 from collections.abc import Sequence
