@@ -79,8 +79,8 @@ class _Recorder:
 def _as_before_if_failed(pool: Any) -> Iterator[None]:
     """Puts right what `torch.cuda.graph` leaves behind where a recording failed and thus cannot be ended either.
 
-    Its own stream stays the current one. And PyTorch up to 2.12 takes the recording for still under way: until it has
-    ended, no memory is given back that a second stream has used.
+    Its own stream stays the current one. And PyTorch 2.11 takes the recording for still under way: until it has ended,
+    no memory is given back that a second stream has used (pytorch/pytorch#180395).
     """
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
