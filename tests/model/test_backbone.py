@@ -60,7 +60,9 @@ def test_an_unknown_name_gets_suggestions_and_is_never_guessed():
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "inception_v3"], ids=["one map", "one size", "odd"]
+    "name",
+    ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "inception_v3", "lambda_resnet26t"],
+    ids=["one map", "one size", "odd", "convolutions in 3D"],
 )
 def test_a_model_that_makes_no_pyramid_is_refused(name):
     with pytest.raises(UsageError, match=name):

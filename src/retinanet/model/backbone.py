@@ -122,12 +122,13 @@ def _require_pyramid(record: BackboneRecord) -> None:
     """Try the model, without computing, on an image that is no square: many transformers take one size alone."""
     wanted = [(256 // reduction, 320 // reduction) for reduction in REDUCTIONS]
     refusal = UsageError(
-        f"A backbone should take images of any size and have feature maps at 1/8, 1/16 and 1/32 of it, but timm's "
-        f"{record.name} does not; choose a convolutional one, such as resnet50."
+        f"A backbone should take images of any size, channels-last in memory, and have feature maps at 1/8, 1/16 and "
+        f"1/32 of it, but timm's {record.name} does not; choose a convolutional one, such as resnet50."
     )
     try:
         with torch.device("meta"), torch.no_grad():
-            maps = Backbone(record)(torch.zeros(1, 3, 256, 320, dtype=torch.uint8), torch.zeros(1, 2))
+            backbone = Backbone(record).to(memory_format=torch.channels_last)  # no format of 3D convolutions' weights
+            maps = backbone(torch.zeros(1, 3, 256, 320, dtype=torch.uint8), torch.zeros(1, 2))
     except Exception as error:  # each architecture fails in its own way
         raise refusal from error
     if [tuple(feature.shape[2:]) for feature in maps] != wanted:
