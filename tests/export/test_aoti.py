@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -147,3 +148,20 @@ def test_what_does_not_compile_gets_a_sentence(
     assert done.code == 5
     assert "no room on Mars" in done.sentence
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_static_cpp_library_gets_a_sentence(trained: Path, tmp_path: Path) -> None:
+    """As where there is no shared one: such a package crashes the process that loads it."""
+    compiler, out = tmp_path / "static-g++", tmp_path / "out"
+    static = 'case " $* " in *" -shared "*) set -- "$@" -static-libstdc++ ;; esac'
+    compiler.write_text(f'#!/bin/sh\n{static}\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    out.mkdir()
+    # A process of its own: PyTorch reads CXX when it is imported.
+    environment = {**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "retinanet.cli", "export", trained, out / "model.pt2", "--device", "cpu"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert "linked a C++ library of its own into the package" in done.stderr
+    assert not list(out.iterdir())

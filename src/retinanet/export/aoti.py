@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def build(
 
     Raises:
         UsageError: there is no C++ compiler.
-        ExportError: PyTorch cannot compile the network.
+        ExportError: PyTorch cannot compile the network, or the compiler makes what PyTorch cannot load.
     """
     if not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++")))):
         raise UsageError(
@@ -59,6 +60,7 @@ def build(
         raise ExportError(
             f"AOTInductor cannot compile {record.source}: {_reason(error)}; upgrade PyTorch, or export to ONNX."
         ) from error
+    _require_shared_library(out)
     return Built(record)
 
 
@@ -88,6 +90,17 @@ def _export(model: _Outputs, record: ArtifactRecord, device: torch.device) -> Ex
     if not (device.type == "cuda" and kernels_available()):
         program = program.run_decompositions({torch.ops.retinanet.nms.default: loop.nms})
     return program
+
+
+def _require_shared_library(package: Path) -> None:
+    """Two C++ libraries in one process end in a crash when the package is loaded, which nobody could explain."""
+    with zipfile.ZipFile(package) as archive:
+        codes = [archive.read(name) for name in archive.namelist() if name.endswith(".so")]
+    if not all(b"libstdc++.so" in code or b"libc++.so" in code for code in codes):
+        raise ExportError(
+            "The C++ compiler linked a C++ library of its own into the package, on which PyTorch would crash: there is "
+            "no libstdc++.so here, or CXX asks for a static one; install it (libstdc++-13-dev for g++ 13 on Ubuntu)."
+        )
 
 
 def _reason(error: Exception) -> str:
