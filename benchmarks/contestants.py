@@ -68,6 +68,14 @@ def half_precision() -> torch.autocast:
     return torch.autocast(DEVICE.type, torch.float16, enabled=GPU)
 
 
+def calibrate_on_noise(network: RetinaNet, peer: nn.Module, canvas: tuple[int, int]) -> str:
+    """Both models, on noise that fills a canvas; says how many candidates that gives."""
+    picture = noise(1, canvas)[0][0]
+    resize_in_peer(peer, min(canvas), max(canvas))
+    ours = calibrate_network(network, [Placed(picture, canvas, (1.0, 1.0, 0.0, 0.0))])
+    return f"ours {ours}, torchvision {calibrate_peer(peer, [picture])}"
+
+
 def calibrate_network(network: RetinaNet, pictures: Sequence[Placed]) -> str:
     """Let `CANDIDATES` an image pass, in the mean of pictures on their canvases; says how many pass in each."""
 

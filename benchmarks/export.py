@@ -30,16 +30,14 @@ from contestants import (
     DEVICE,
     GPU,
     POSTPROCESS,
-    calibrate_network,
-    calibrate_peer,
+    calibrate_on_noise,
     detect_by_peer,
     make_network,
     make_peer,
     noise,
-    resize_in_peer,
 )
 from printout import say
-from timing import Call, captured, header, row
+from timing import Call, begin_table, captured, row
 from torch import Tensor, nn
 
 from retinanet import __version__
@@ -52,7 +50,6 @@ from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.aoti import AotiRuntime
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.torch import TorchRuntime
-from retinanet.preprocess import Placed
 
 Size = tuple[int, int]
 PRECISION: ExportPrecision = "fp16" if GPU else "fp32"
@@ -84,10 +81,7 @@ def main() -> None:
     say(f"{where}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
     say(f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}")
     network, peer = make_network(min(canvas), max(canvas)), make_peer()
-    resize_in_peer(peer, min(canvas), max(canvas))
-    picture = noise(1, canvas)[0][0]
-    ours = calibrate_network(network, [Placed(picture, canvas, (1.0, 1.0, 0.0, 0.0))])
-    say(f"Candidates above the threshold: ours {ours}, torchvision {calibrate_peer(peer, [picture])}")
+    say(f"Candidates above the threshold: {calibrate_on_noise(network, peer, canvas)}")
     with tempfile.TemporaryDirectory() as folder:
         packages = make_packages(network, canvas, batches, Path(folder))
         speed(network, peer, packages, batches, canvas)
@@ -147,11 +141,7 @@ def first_result(path: Path, count: int, canvas: Size) -> tuple[str, bool]:
 
 
 def speed(network: RetinaNet, peer: nn.Module, packages: dict[str, Path], batches: list[int], canvas: Size) -> None:
-    say()
-    say(f"Tensor → detections, {canvas[0]}×{canvas[1]}, {PRECISION}, ms (lowest–highest)")
-    say()
-    for line in header(batches):
-        say(line)
+    begin_table(f"Tensor → detections, {canvas[0]}×{canvas[1]}, {PRECISION}", batches)
     for name, path in packages.items():
         runtime = AotiRuntime.from_file(path, None)
         say(row(name, batches, partial(run, runtime, canvas)))

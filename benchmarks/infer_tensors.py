@@ -13,14 +13,13 @@ from contestants import (
     DEVICE,
     GPU,
     POSTPROCESS,
-    calibrate_network,
-    calibrate_peer,
+    calibrate_on_noise,
     detect_by_peer,
     noise,
     resize_in_peer,
 )
 from printout import say
-from timing import Call, Spread, captured, header, row
+from timing import Call, Spread, begin_table, captured, row
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +30,6 @@ from retinanet.model.network import RetinaNet
 from retinanet.predict.predictor import load
 from retinanet.predict.runtimes.base import Runtime
 from retinanet.predict.runtimes.torch import TorchRuntime
-from retinanet.preprocess import Placed
 from retinanet.types import Detections, HeadOutputs
 
 Size = tuple[int, int]
@@ -40,15 +38,12 @@ Size = tuple[int, int]
 def measure_tensors(network: RetinaNet, peer: nn.Module, arguments: argparse.Namespace) -> None:
     """A table for each size; the models are made ready once, with weights calibrated on noise of the first."""
     sizes: list[Size] = [(height, width) for height, width in arguments.size]
-    first = noise(1, sizes[0])[0][0]
-    resize_in_peer(peer, min(sizes[0]), max(sizes[0]))
-    ours = calibrate_network(network, [Placed(first, sizes[0], (1.0, 1.0, 0.0, 0.0))])
-    theirs = calibrate_peer(peer, [first])
+    candidates = calibrate_on_noise(network, peer, sizes[0])
     runtimes = _open_runtimes(network, arguments.models)
     say()
     say("## (b) Tensor → detections")
     say()
-    say(f"Candidates above the threshold in noise of {_name(sizes[0])}: ours {ours}, torchvision {theirs}.")
+    say(f"Candidates above the threshold in noise of {_name(sizes[0])}: {candidates}.")
     _compare(runtimes["ours"], runtimes["ours, eager"], sizes[0])
     sizes += [runtime.canvas for runtime in runtimes.values() if runtime.canvas and runtime.canvas not in sizes]
     for size in dict.fromkeys(sizes):
@@ -79,11 +74,7 @@ def _table(
     size: Size, runtimes: dict[str, Runtime], network: RetinaNet, peer: nn.Module, arguments: argparse.Namespace
 ) -> None:
     batches = arguments.batches
-    say()
-    say(f"{_name(size)}, ms (lowest–highest)")
-    say()
-    for line in header(batches):
-        say(line)
+    begin_table(_name(size), batches)
     for name, runtime in runtimes.items():
         if runtime.canvas in (None, size):
             say(row(f"{name} ({type(runtime).__name__})", batches, partial(_run, runtime, size)))

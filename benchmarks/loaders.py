@@ -17,7 +17,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import printout
@@ -137,6 +137,14 @@ def spread(values: list[float], style: str) -> str:
     return f"{low:{style}}–{high:{style}}"
 
 
+def batches_of(kind: str, preparation: Preparation, device: torch.device, threads: int, steps: range) -> Iterator[int]:
+    """How many images come, batch by batch, from one of our loaders or from the peer."""
+    if kind == "peer":
+        return torchvision_batches(preparation, steps, threads, device)
+    shared = (preparation.data, preparation.plan, preparation.resize, preparation.max_size)
+    return our_batches(make_loader(kind, device, *shared, workers=threads, total_steps=len(steps)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
@@ -173,29 +181,10 @@ def main() -> None:
     say("| threads | DALI, images/s | torch, images/s | torchvision, images/s |")
     say("|---|---|---|---|")
     for threads in options.threads:
-        runs: dict[str, Callable[[], Iterator[int]]] = {
-            kind: lambda kind=kind, threads=threads: our_batches(
-                make_loader(
-                    kind,
-                    device,
-                    data,
-                    plan,
-                    options.resize,
-                    options.max_size,
-                    workers=threads,
-                    total_steps=len(steps),
-                )
-            )
-            for kind in kinds
-        }
-        runs["peer"] = lambda threads=threads: torchvision_batches(preparation, steps, threads, device)
-        cells = []
-        for kind in ("dali", "torch", "peer"):
-            if kind in runs:
-                speeds = measure(runs[kind](), device, options.window)
-                cells.append(f"{statistics.median(speeds):.0f} ({spread(speeds, '.0f')})")
-            else:
-                cells.append("–")
+        cells = [] if "dali" in kinds else ["–"]
+        for kind in [*kinds, "peer"]:
+            speeds = measure(batches_of(kind, preparation, device, threads, steps), device, options.window)
+            cells.append(f"{statistics.median(speeds):.0f} ({spread(speeds, '.0f')})")
         say(f"| {threads} | {' | '.join(cells)} |")
     if "dali" in kinds:
         compare(preparation, device, min(8, plan.steps_per_epoch))

@@ -20,6 +20,7 @@ import torch
 import torchvision
 import triton
 from printout import say
+from timing import captured, on_gpu
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.ops import sigmoid_focal_loss
@@ -179,17 +180,6 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return (labels[..., None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
-def captured(function: Callable[[], object]) -> Callable[[], None]:
-    """`function` as a CUDA graph's replay."""
-    for _ in range(3):
-        function()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
-
-
 def measure(function: Callable[[], object], seconds: float = 1.0) -> tuple[float, float, float]:
     """Median, 10th and 90th percentile in ms of at least 5 calls."""
     function()
@@ -197,12 +187,7 @@ def measure(function: Callable[[], object], seconds: float = 1.0) -> tuple[float
     times, end = [], time.monotonic() + seconds
     while len(times) < 5 or (time.monotonic() < end and len(times) < 500):
         flush()
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop))
+        times.append(on_gpu(function))
     deciles = statistics.quantiles(times, n=10)
     return statistics.median(times), deciles[0], deciles[-1]
 

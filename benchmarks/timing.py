@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from contestants import GPU
+from printout import say
 
 Call = Callable[[], object]
 
@@ -36,17 +37,22 @@ def measure(call: Call, seconds: float = 1.0) -> Spread:
     end = time.monotonic() + (seconds if GPU else 0)
     while len(times) < 5 or (time.monotonic() < end and len(times) < 300):
         if GPU:
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            stop.synchronize()
-            times.append(start.elapsed_time(stop))
+            times.append(on_gpu(call))
         else:
             began = time.perf_counter()
             call()
             times.append(1e3 * (time.perf_counter() - began))
     return spread(times)
+
+
+def on_gpu(call: Call) -> float:
+    """The ms of one call by the GPU's clock."""
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop)
 
 
 def captured(call: Call) -> Call:
@@ -66,10 +72,12 @@ def captured(call: Call) -> Call:
     return replay
 
 
-def header(batches: Sequence[int]) -> list[str]:
-    """The two lines above a table of `row`s."""
+def begin_table(title: str, batches: Sequence[int]) -> None:
+    """Say what stands above `row`s."""
     names = " | ".join(f"batch {count}" for count in batches)
-    return [f"| | {names} | best, images/s |", "|---|" + "---|" * (len(batches) + 1)]
+    for line in ("", f"{title}, ms (lowest–highest)", "", f"| | {names} | best, images/s |"):
+        say(line)
+    say("|---|" + "---|" * (len(batches) + 1))
 
 
 def row(name: str, batches: Sequence[int], prepare: Callable[[int], Call | Spread | None]) -> str:

@@ -26,17 +26,12 @@ from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet.config import DataConfig, TrainConfig
-from retinanet.data.augment import Augment
 from retinanet.data.coco import read_annotations
-from retinanet.data.torch_loader import TorchLoader
-from retinanet.device import choose_precision, choose_workers, tune
+from retinanet.device import choose_workers, tune
 from retinanet.model.checkpoint import create_record
-from retinanet.model.compiling import compile_blocks
-from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
-from retinanet.train.assembly import training_plan
+from retinanet.train.assembly import training_loader, training_plan, training_step
 from retinanet.train.freezing import USUAL
-from retinanet.train.optim import build_optimizer
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
 
@@ -76,12 +71,7 @@ def make_step(kind: str, freeze: int, backbone: str = "resnet50", classes: Class
     )
     network = RetinaNet(record).to(DEVICE).to(memory_format=torch.channels_last).train()
     network.members[0].freeze(freeze)
-    config = TrainConfig(optimizer="sgd", lr=1e-4)
-    optimizer = build_optimizer(config, network, 1e-4)
-    criterion = Criterion(network, compile=kind == "blocks")
-    if kind == "blocks":
-        compile_blocks(network)
-    return TrainStep(network, criterion, optimizer, choose_precision(None, DEVICE, on_gpu="bf16"), config.clip_norm)
+    return training_step(network, DataConfig(), TrainConfig(optimizer="sgd", lr=1e-4, compile=kind == "blocks"))
 
 
 def ours(batch: Batch, kind: str, freeze: int) -> Callable[[Batch | None], object]:
@@ -166,10 +156,10 @@ def measure_other_shapes(kind: str, batch: Batch) -> None:
 def photographs(images: Path, annotations: Path, batch: int, steps: int, workers: int | None, resize: int) -> None:
     """Train on photographs; say how long the steps waited for the loader."""
     data = read_annotations(annotations, images)
-    config = DataConfig(resize=resize, batch=batch)
-    plan = training_plan(data, config, seed=0)
     workers = choose_workers(workers)
-    loader = TorchLoader(data, plan, config.resize, config.longest, Augment(0.5), workers=workers, total_steps=steps)
+    config = DataConfig(resize=resize, batch=batch, workers=workers)
+    plan, train, cpu = training_plan(data, config, seed=0), TrainConfig(loader="torch"), torch.device("cpu")
+    loader = training_loader(data, plan, config, train, cpu, start_step=0, total_steps=steps)
     step = make_step("blocks" if DEVICE.type == "cuda" else "eager", USUAL, classes=data.classes)
     batches, waited, worked = iter(loader), [], []
     while True:

@@ -24,14 +24,12 @@ from typing import NamedTuple
 
 import torch
 
-from retinanet.config import TrainConfig
-from retinanet.device import choose_precision, tune
+from retinanet.config import DataConfig, TrainConfig
+from retinanet.device import tune
 from retinanet.model.checkpoint import create_record
-from retinanet.model.compiling import compile_blocks
-from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
+from retinanet.train.assembly import training_step
 from retinanet.train.distributed import barrier, gather_rows, rank, sum_gradients, world_size
-from retinanet.train.optim import build_optimizer
 from retinanet.train.ranks import process_group
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
@@ -87,12 +85,7 @@ def make_step(options: argparse.Namespace, device: torch.device) -> TrainStep:
         max_size=max(options.size),
     )
     network = RetinaNet(record).to(device).to(memory_format=torch.channels_last).train()
-    config, compiled = TrainConfig(lr=1e-5), device.type == "cuda"
-    optimizer = build_optimizer(config, network, 1e-5)
-    if compiled:
-        compile_blocks(network)
-    precision = choose_precision(None, device, on_gpu="bf16")
-    return TrainStep(network, Criterion(network, compile=compiled), optimizer, precision, config.clip_norm)
+    return training_step(network, DataConfig(), TrainConfig(lr=1e-5))
 
 
 def check_sums(device: torch.device) -> None:
