@@ -5,7 +5,8 @@
 
 DATA holds images/, train.json and val.json. What follows `--` goes to every training. The last weights are scored, not
 the best validated ones, so that nothing is chosen on val.json. Times are those of whole commands, their start included.
-After each run the table of those that are finished is printed and kept, as table.md in --out.
+After each run the table of all that are finished in --out is printed and kept there, as table.md: so deciding rows can
+be given more seeds than others, by one command after the other.
 
 After an interruption give the same command again: of each run, what is finished (trained.json, result.json in its
 folder) is not repeated, and a training goes on from its last checkpoint. The time of such a training is not known.
@@ -76,15 +77,14 @@ def main() -> None:
     for device in arguments.devices:
         free.put(device)
 
-    def run(row: str, seed: int) -> Result:
+    def run(row: str, seed: int) -> None:
         device = free.get()
         try:
-            return measure(row, seed, device, arguments, more)
+            measure(row, seed, device, arguments, more)
         finally:
             free.put(device)
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[Result]] = {row: [] for row in arguments.rows}
     failures = 0
     with ThreadPoolExecutor(len(arguments.devices)) as pool:
         jobs = {pool.submit(run, row, seed): (row, seed) for seed in arguments.seeds for row in arguments.rows}
@@ -92,14 +92,15 @@ def main() -> None:
             for job in as_completed(jobs):
                 row, seed = jobs[job]
                 try:
-                    results[row].append(job.result())
+                    job.result()
                 except RetinaNetError as error:
                     failures += 1
                     print(f"\n{row}, seed {seed}: {error}", flush=True)
                     continue
                 title = f"{time.strftime('%Y-%m-%d')}, {len(arguments.devices)} runs at once, {' '.join(more)}"
-                keep(arguments.out / "table.md", f"{title}\n\n{table(results)}\n")
-                print(f"\n{row}, seed {seed} is done.\n\n{title}\n\n{table(results)}", flush=True)
+                text = f"{title}\n\n{table(arguments.out)}\n"
+                keep(arguments.out / "table.md", text)
+                print(f"\n{row}, seed {seed} is done.\n\n{text}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what waits never starts; Ctrl-C reaches what runs
             raise
@@ -107,9 +108,9 @@ def main() -> None:
         sys.exit(f"{failures} of {len(jobs)} runs failed; the same command tries them again.")
 
 
-def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, more: list[str]) -> Result:
+def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, more: list[str]) -> None:
     """Train and score one run, but for what was done before."""
-    folder = arguments.out / f"{re.sub(r'[^a-z0-9]+', '-', row.lower())}-{seed}"
+    folder = arguments.out / f"{name_of(row)}-{seed}"
     model, trained, scored = (folder / name for name in ("model.pth", "trained.json", "result.json"))
     folder.mkdir(exist_ok=True)
     images = ["--images", str(arguments.data / "images")]
@@ -131,8 +132,11 @@ def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, mor
         scores = [float(line.split()[-1]) for line in printed.splitlines() if "(AP)" in line]
         times = json.loads(trained.read_text()) | {"inference": seconds}
         keep(scored, json.dumps(dict(zip(SCORES, scores, strict=True)) | times))
-    result: Result = json.loads(scored.read_text())
-    return result
+
+
+def name_of(row: str) -> str:
+    """What its runs' folders begin with."""
+    return re.sub(r"[^a-z0-9]+", "-", row.lower())
 
 
 def keep(path: Path, text: str) -> None:
@@ -159,13 +163,15 @@ def command(words: list[str], device: str, log: Path) -> tuple[float, str]:
     return seconds, done.stdout
 
 
-def table(results: dict[str, list[Result]]) -> str:
-    """Means over the runs that are finished; of AP its least and greatest too."""
+def table(out: Path) -> str:
+    """Means over the runs that are finished in `out`; of AP its least and greatest too."""
     lines = [
         f"| | runs | {' | '.join(SCORES)} | AP, least–greatest | training | inference |",
         f"|{'---|' * (len(SCORES) + 5)}",
     ]
-    for row, runs in results.items():
+    for row in ROWS:
+        found = [path for path in out.glob("*/result.json") if re.fullmatch(rf"{name_of(row)}-\d+", path.parent.name)]
+        runs: list[Result] = [json.loads(path.read_text()) for path in found]
         if not runs:
             continue
         known = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
