@@ -114,10 +114,6 @@ def _read_header(content: bytearray) -> JpegHeader | None:
     return JpegHeader(shown, orientation or 1, end)
 
 
-def _is_adobes_rgb(block: bytearray) -> bool:
-    return block[:5] == b"Adobe" and not block[11]
-
-
 def _orientation(tiff: bytearray) -> int:
     """Of an EXIF block; 1 where it does not say. Raises `ValueError` or `IndexError` for a broken one."""
     order: Any = {b"II": "little", b"MM": "big"}.get(bytes(tiff[:2]))
