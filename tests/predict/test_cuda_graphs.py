@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig
+from retinanet.predict.runtimes import cuda_graphs
 from retinanet.predict.runtimes.cuda_graphs import LIMIT, CudaGraphs, Run
 from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.types import Detections
@@ -86,8 +87,8 @@ def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.Monke
             current[0] = before
 
     @contextmanager
-    def record(graph: object, pool: object, **options: object) -> Iterator[None]:
-        recording.append(pool)
+    def record(graph: object, *options: object) -> Iterator[None]:
+        recording.append(options[0])
         current[0] = "the recorder's"
         try:
             yield
@@ -101,6 +102,7 @@ def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(cuda_graphs, "_recorders_stream", lambda _: "the recorder's")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "stream", stream)
@@ -111,6 +113,54 @@ def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.Monke
         assert graphs(*batch(2, value)).scores[0] == value * 24
         assert current == ["the caller's"]
         assert not recording
+
+
+def test_each_device_records_on_a_stream_of_its_own_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default PyTorch records on the device that it recorded on first; and never two graphs at once."""
+    streams: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            pass
+
+    @contextmanager
+    def record(graph: object, pool: object, stream: str, mode: str) -> Iterator[None]:
+        assert cuda_graphs._recording.locked()
+        streams.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    cuda_graphs._recorders_stream.cache_clear()
+    try:
+        for device in ("cpu", "meta", "cpu"):
+            graphs = CudaGraphs(lambda images, _: Detections(*[images] * 4))
+            for _ in range(2):
+                graphs(*(tensor.to(device) for tensor in batch(2)))
+    finally:
+        cuda_graphs._recorders_stream.cache_clear()
+    assert streams == ["a stream of cpu", "a stream of meta", "a stream of cpu"]
+    assert not cuda_graphs._recording.locked()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_devices_in_one_process(trained: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (2, 3, 64, 96), generator=generator, dtype=torch.uint8) for _ in range(3)]
+    sizes = torch.tensor([(64, 96)] * 2)
+    for device in ("cuda:0", "cuda:1"):
+        runtime = FusedRuntime.from_file(trained, postprocess=PostprocessConfig(), device=device, precision="fp16")
+        for image in images:  # the second is recorded, the third is replayed
+            with torch.inference_mode(), torch.cuda.device(device):
+                expected = runtime.detector(image.to(device), sizes.to(device))
+            found = runtime(image.to(device), sizes.to(device))
+            for column, other in zip(expected, found, strict=True):
+                assert torch.equal(column, other)
 
 
 @pytest.mark.gpu

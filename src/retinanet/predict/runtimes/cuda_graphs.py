@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,9 @@ LIMIT = 8
 """Shapes that are remembered; of more, the one used longest ago is forgotten."""
 
 Run = Callable[[Tensor, Tensor], Detections]
+
+_recording = threading.Lock()
+"""PyTorch records one graph at a time in a process, whatever its devices."""
 
 
 class CudaGraphs:
@@ -62,8 +67,10 @@ class _Recorder:
         inputs = (images.clone(memory_format=torch.channels_last), image_sizes.clone())
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        with _as_before_if_failed(self.pool), torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
-            # Other threads may pin memory or copy meanwhile: only this one's calls are recorded, and judged.
+        stream = _recorders_stream(images.device)
+        # Other threads may pin memory or copy meanwhile: only this one's calls are recorded, and judged.
+        mode = "thread_local"
+        with _recording, _as_before_if_failed(self.pool), torch.cuda.graph(graph, self.pool, stream, mode):
             outputs = run(*inputs)
 
         def replay(images: Tensor, image_sizes: Tensor) -> Detections:
@@ -73,6 +80,12 @@ class _Recorder:
             return Detections(*(column.clone() for column in outputs))
 
         return replay
+
+
+@functools.cache
+def _recorders_stream(device: torch.device) -> torch.cuda.Stream:
+    """PyTorch's own would be on the device that the process recorded on first, and nothing of others be recorded."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call, no-any-return]
 
 
 @contextmanager
