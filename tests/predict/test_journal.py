@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -139,13 +142,37 @@ def test_another_run_is_not_resumed(tmp_path: Path, change: dict, words: str) ->
     assert len(list(Journal(folder, RUN, resume=True).finished())) == 2  # nothing is lost
 
 
+WITH_READER = """
+import json, os, sys, time
+from pathlib import Path
+from retinanet.predict.journal import Journal
+journal = Journal(Path(sys.argv[1]), json.loads(sys.argv[2]), resume=True)
+reader = os.fork()
+if reader:
+    print(reader, flush=True)
+time.sleep(600)
+"""
+"""A run that has forked a process to read images."""
+
+
 def test_two_runs_do_not_write_the_same_results(tmp_path: Path) -> None:
+    """Of another process, though not of what its end has left over."""
     folder = tmp_path / "results.json.partial"
-    journal = fill(folder)
-    for resume in (True, False):
-        with pytest.raises(UsageError, match=r"Another run is writing results\.json"):
-            Journal(folder, RUN, resume=resume)
-    assert len(list(journal.finished())) == 2
+    fill(folder)
+    words = [sys.executable, "-c", WITH_READER, str(folder), json.dumps(RUN)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        reader = int(run.stdout.readline())
+        try:
+            for resume in (True, False):
+                with pytest.raises(UsageError, match=r"Another run is writing results\.json"):
+                    Journal(folder, RUN, resume=resume)
+            run.kill()
+            run.wait()
+            assert len(list(Journal(folder, RUN, resume=True).finished())) == 2
+        finally:
+            run.kill()
+            os.kill(reader, signal.SIGKILL)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

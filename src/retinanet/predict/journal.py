@@ -138,7 +138,8 @@ class Journal:
 
     def _lock_or_refuse(self) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of this process alone: readers that it has forked may outlive it by seconds, and don't write.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
                 f"Another run is writing {self.folder.stem} at this moment; wait for it, or give another --output."
