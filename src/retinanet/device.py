@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,6 +51,19 @@ def tune(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+
+
+@contextlib.contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Inside, fp32 means it: convolutions on GPUs take TF32 otherwise, whose 10 bits are too few to compare with."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 def choose_workers(workers: int | None, sharing: int = 1) -> int:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from command_line import Command, Shapes
 from retinanet.export import onnx as onnx_export
+from retinanet.model.checkpoint import load_checkpoint, save_checkpoint
+from retinanet.model.network import RetinaNet
+from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.onnx import OnnxRuntime
 from retinanet.types import Detections
 
@@ -113,6 +120,47 @@ def test_a_model_that_finds_nothing_is_said_to_be_compared_little(
     assert done.code == 0
     assert " 0 detections" in done.out
     assert "--verify-images" in done.out
+
+
+def test_half_precision_bears_channels_that_died_in_pretraining(
+    retinanet: Command, trained: Path, tmp_path: Path, out: Path
+) -> None:
+    """Their variance is 0 in half precision, and torchvision's published weights have no epsilon beside it."""
+    checkpoint = load_checkpoint(trained)
+    backbones = tuple(replace(backbone, norm="frozen", norm_eps=0.0) for backbone in checkpoint.record.backbones)
+    network = RetinaNet(replace(checkpoint.record, backbones=backbones))
+    network.load_state_dict(checkpoint.state_dict)
+    body = network.members[0].body
+    conv = next(part for part in body.modules() if isinstance(part, torch.nn.Conv2d))
+    norm = next(part for part in body.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    with torch.no_grad():  # which in exact arithmetic changes nothing
+        conv.weight[0] *= 1e-9
+        norm.running_mean[0] *= 1e-9
+        norm.running_var[0] *= 1e-18
+    save_checkpoint(tmp_path / "model.pth", network=network, training_state=None)
+    done = retinanet("export", tmp_path / "model.pth", out, precision="fp16", device="cpu")
+    assert done.code == 0, done.err
+    assert int(re.search(r"pictures: (\d+) detections", done.out)[1]) > 100  # type: ignore[index]
+
+
+def test_the_comparison_is_with_fp32_and_not_with_tf32(
+    retinanet: Command, trained: Path, shapes: Shapes, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which GPUs take for convolutions by default: a right file would be too far from it."""
+    seen, forward = [], Detector.forward
+
+    def look(*arguments: Any) -> Detections:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return forward(*arguments)
+
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    assert before[0]
+    monkeypatch.setattr(Detector, "forward", look)
+    annotated = {"verify_images": shapes.val_images, "verify_annotations": shapes.val_annotations}
+    assert retinanet("export", trained, out, device="cpu", **annotated).code == 0
+    assert len(seen) > 7  # of which the images with annotations came in one batch
+    assert set(seen) == {(False, "highest")}
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
 
 
 SIGNALLED = """

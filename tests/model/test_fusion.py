@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.config import PostprocessConfig
-from retinanet.model.fusion import fuse_module, fused
+from retinanet.model.fusion import fold_batch_norms, fuse_module, fused
 from retinanet.model.fusion.layers import ConvRelu
 from retinanet.model.network import RetinaNet
 from retinanet.model.record import ModelRecord
@@ -171,6 +171,29 @@ def test_the_fused_network_says_the_same(name: str, record: ModelRecord, batch: 
         outputs = fused(network)(batch.images, batch.image_sizes)
     assert outputs.strides == expected.strides
     for one, two in zip([*expected.logits, *expected.deltas], [*outputs.logits, *outputs.deltas], strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=3e-5 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+def test_folding_alone_leaves_ordinary_modules_under_their_names(name: str, record: ModelRecord, batch: Batch) -> None:
+    record = replace(record, backbones=(replace(record.backbones[0], name=name),))
+    torch.manual_seed(0)
+    network = RetinaNet(record).eval()
+    disturb(network)
+    with torch.inference_mode():
+        expected = network(batch.images, batch.image_sizes)
+    before = {part: kind for part, kind in network.named_modules() if isinstance(kind, nn.Conv2d)}
+    folded = fold_batch_norms(network)
+    assert {part: type(kind) for part, kind in folded.named_modules() if isinstance(kind, nn.Conv2d)} == {
+        part: type(kind) for part, kind in before.items()
+    }
+    body = folded.members[0].body
+    called = [body.get_submodule(node.target) for node in body.graph.nodes if node.op == "call_module"]
+    assert called
+    assert not any(isinstance(part, nn.BatchNorm2d | ConvRelu) for part in called)
+    with torch.inference_mode():
+        found = folded(batch.images, batch.image_sizes)
+    for one, two in zip([*expected.logits, *expected.deltas], [*found.logits, *found.deltas], strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=3e-5 * float(one.abs().max()))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from retinanet.config import ExportConfig, PostprocessConfig
-from retinanet.device import choose_device
+from retinanet.device import choose_device, exact_fp32
 from retinanet.errors import Interrupted, UsageError
 from retinanet.export.accuracy import annotated_images, require_accuracy
 from retinanet.export.calibration import Calibration, calibrate, write_calibration
@@ -22,6 +22,7 @@ from retinanet.export.triton_repository import require_repository, write_reposit
 from retinanet.export.verify import verify
 from retinanet.files import atomic_write, require_writable
 from retinanet.model.checkpoint import build_network, load_checkpoint
+from retinanet.model.fusion import fold_batch_norms
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord, write_sidecar
 from retinanet.predict.runtimes.kinds import artifact_runtime
@@ -30,8 +31,8 @@ from retinanet.stop import StopRequest
 Builder = Callable[[Detector, ArtifactRecord, Path, torch.device, Ranges | None], Built]
 """`build(detector, record, out, device, ranges)` writes the artifact `out`, which its record describes as far as known.
 
-The detector is in fp32, on the CPU, in evaluation mode, and may be changed. `ranges` are there if the precision is a
-quantised one. Builders raise `ExportError` and, where a package is missing, `UsageError`.
+The detector is in fp32, on the CPU, in evaluation mode, its batch norms folded, and may be changed. `ranges` are there
+if the precision is a quantised one. Builders raise `ExportError` and, where a package is missing, `UsageError`.
 """
 
 _FORMATS = {".onnx": "onnx", ".pt2": "aoti", ".plan": "tensorrt", ".engine": "tensorrt"}
@@ -70,7 +71,7 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
         with ExitStack() as naming:
             with atomic_write(out) as temporary:
                 # The builder may change its detector, so the one to compare with is another.
-                detector = Detector(build_network(checkpoint), postprocess).eval()
+                detector = Detector(fold_batch_norms(build_network(checkpoint)), postprocess).eval()
                 built = build(detector, record, temporary, device, calibration.ranges if calibration else None)
                 record, seconds = built.record, time.monotonic() - started
                 reference = Detector(build_network(checkpoint), postprocess).to(device).eval()
@@ -78,9 +79,10 @@ def run_export(model: Path, out: Path, config: ExportConfig, postprocess: Postpr
                 assert kind is not None
                 runtime = built.stand_in or kind(temporary, record, config.device)
                 tell(f"Comparing it with {model} on {len(pictures)} pictures.")
-                lines = verify(runtime, reference, record, pictures)
-                if annotated:
-                    lines.append(require_accuracy(runtime, reference, record, annotated))
+                with exact_fp32():
+                    lines = verify(runtime, reference, record, pictures)
+                    if annotated:
+                        lines.append(require_accuracy(runtime, reference, record, annotated))
                 naming.enter_context(StopRequest())  # once OUT has its name, what belongs to it is written too
             lines += _write_companions(out, record, calibration, config.triton)
     except KeyboardInterrupt:

@@ -38,6 +38,22 @@ def fused(network: RetinaNet) -> RetinaNet:
     return network
 
 
+def fold_batch_norms(network: RetinaNet) -> RetinaNet:
+    """The same detector for inference alone, of ordinary modules; `network` is used up.
+
+    Batch norms are folded into the convolutions before them where the backbone's graph can be had. Their statistics
+    must be folded before a network is made half precision, which knows no variance below 6e-8: a channel that died in
+    pretraining has one, and without an epsilon, as in torchvision's weights, it would become infinite.
+    """
+    network.eval()
+    for backbone in network.members:
+        traced = trace(backbone.body)
+        if traced is not None:
+            Fuser(traced).fold_batch_norms()
+            backbone.body = _finished(traced)
+    return network
+
+
 def fuse_module(module: nn.Module) -> nn.Module:
     """The part of a network that `module` is, joined as far as its graph can be had; it is used up.
 
@@ -51,6 +67,10 @@ def fuse_module(module: nn.Module) -> nn.Module:
     fuser.drop_idle()
     fuser.fold_batch_norms()
     fuser.join_relus()
+    return _finished(traced)
+
+
+def _finished(traced: fx.GraphModule) -> fx.GraphModule:
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()

@@ -51,7 +51,8 @@ class OnnxRuntime(ArtifactRuntime):
             chosen = torch.device("cpu")
         providers: list[Any] = ["CPUExecutionProvider"]
         if chosen.type == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": chosen.index}))
+            # fp32 means it: TF32 would be too far from the checkpoint to tell whether the file is right.
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": chosen.index, "use_tf32": 0}))
         options = onnxruntime.SessionOptions()
         if self.record.quantised:
             # Its optimiser takes FP8 for integers, and adds biases rounded to numbers that fp16 does not hold.
