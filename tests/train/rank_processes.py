@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import torch
 
+from retinanet.train.distributed import global_sum
 from retinanet.train.ranks import process_group
 
 CPU = torch.device("cpu")
@@ -45,3 +47,12 @@ def _as_rank(rank: int, port: int, function: Callable[..., Any], arguments: tupl
     torch.set_num_threads(1)
     with process_group(CPU):
         return function(rank, *arguments)
+
+
+def meet_again(rank: int, port: int, attempt: int, late: float) -> int:
+    """Join the group of a restarted run, as a process that torchrun started; the sum of both ranks' numbers plus 1."""
+    os.environ.update(rank_environment(rank, port))
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt))
+    time.sleep(late * rank)
+    with process_group(CPU):
+        return int(global_sum(torch.tensor([rank + 1.0])))

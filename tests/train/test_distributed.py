@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
-from rank_processes import on_two_ranks
+from rank_processes import free_port, meet_again, on_two_ranks
 from torch import nn
 
 from retinanet.errors import UsageError
@@ -134,3 +136,14 @@ def test_alone_everything_is_what_it_was() -> None:
     assert gather_rows("a test", rows) is rows
     assert Tally("a test", 3).read() == [3]
     require_same("numbers", 1)
+
+
+def test_ranks_that_are_started_again_do_not_meet_the_dead() -> None:
+    """torchrun keeps its store over a restart, with what dead ranks wrote; and one rank is earlier than the other."""
+    port = free_port()
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    for attempt, late in ((0, 0.0), (1, 3.0)):
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            jobs = [pool.apply_async(meet_again, (rank, port, attempt, late)) for rank in range(2)]
+            assert [job.get(timeout=120) for job in jobs] == [3, 3]
+    del store

@@ -84,7 +84,11 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
-    """Whatever is left of it, after a test that failed."""
+    """Whatever is left of it, after a test that failed: torchrun's ranks are groups of their own, and hold its pipe."""
+    ranks = ranks_of(process, "retinanet.cli")
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGKILL)
     process.communicate()

@@ -103,6 +103,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     limit = timedelta(seconds=PATIENCE + _MARGIN)
     try:
         store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        # torchrun restarts on the same store, where the dead ranks' addresses still stand.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
         cuda = device.type == "cuda"
         dist.init_process_group(
             # Small numbers of the host travel by gloo in any case: they must not wait for the GPU.
