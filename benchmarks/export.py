@@ -1,4 +1,4 @@
-"""Tensor → detections: a compiled package beside eager PyTorch and torchvision, in one run.
+"""Tensor → detections: a compiled package beside a checkpoint's runtime, eager PyTorch and torchvision, in one run.
 
     PYTHONPATH=src python benchmarks/export.py [--batches 1 8] [--size 800 1344] [--out FILE]
 
@@ -45,10 +45,12 @@ from retinanet.config import ExportPrecision
 from retinanet.device import tune
 from retinanet.errors import RetinaNetError
 from retinanet.export.aoti import build
+from retinanet.model.fusion import fold_batch_norms
 from retinanet.model.network import RetinaNet
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.aoti import AotiRuntime
 from retinanet.predict.runtimes.artifact import ArtifactRecord
+from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.predict.runtimes.torch import TorchRuntime
 
 Size = tuple[int, int]
@@ -124,9 +126,14 @@ def make_package(network: RetinaNet, canvas: Size, batch: tuple[int, int, int], 
         source="random weights",
         versions={"retinanet": __version__, "torch": torch.__version__},
     )
+    build(Detector(fold_batch_norms(copy_of(network)), POSTPROCESS).eval(), record, path, DEVICE)
+
+
+def copy_of(network: RetinaNet) -> RetinaNet:
+    """On the CPU, to be used up."""
     copy = RetinaNet(network.record)
     copy.load_state_dict(network.state_dict())
-    build(Detector(copy, POSTPROCESS).eval(), record, path, DEVICE)
+    return copy
 
 
 def first_result(path: Path, count: int, canvas: Size) -> tuple[str, bool]:
@@ -149,6 +156,8 @@ def speed(network: RetinaNet, peer: nn.Module, packages: dict[str, Path], batche
             # A CUDA graph cannot hold the locks with which a package lets several threads in.
             single = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=0)
             say(row(f"{name}, CUDA graph", batches, partial(replay, single, runtime, canvas)))
+    fused = FusedRuntime(copy_of(network), postprocess=POSTPROCESS, device=DEVICE, precision=PRECISION)
+    say(row("a checkpoint's runtime", batches, lambda count: partial(fused, *noise(count, canvas))))
     eager = TorchRuntime(network, postprocess=POSTPROCESS, device=DEVICE, precision=PRECISION)
     say(row("eager", batches, lambda count: partial(eager, *pictures(count, canvas))))
     say(row("torchvision, autocast", batches, lambda count: partial(detect_by_peer, peer, pictures(count, canvas)[0])))

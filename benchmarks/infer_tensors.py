@@ -75,23 +75,20 @@ def _table(
 ) -> None:
     batches = arguments.batches
     begin_table(_name(size), batches)
-    for name, runtime in runtimes.items():
-        if runtime.canvas in (None, size):
-            say(row(f"{name} ({type(runtime).__name__})", batches, partial(_run, runtime, size)))
-    detector = runtimes["ours"].detector  # type: ignore[attr-defined]  # a checkpoint's runtime has one
-    say(row("… its network", batches, partial(_network, detector, size)))
-    say(row("… its decode + NMS", batches, partial(_postprocessing, detector, size)))
+    floor = None
     if GPU:
         flops = _count_flops(network, size)
-        say(
-            row(
-                f"floor: {flops / 1e9:.0f} GFLOP an image at {arguments.peak:.0f} TFLOP/s",
-                batches,
-                lambda count: Spread(*[1e3 * count * flops / (arguments.peak * 1e12)] * 3),
-            )
-        )
+        floor = partial(_floor, flops, arguments.peak)
+        title = f"floor: {flops / 1e9:.0f} GFLOP an image at {arguments.peak:.0f} TFLOP/s"
+        say(row(title, batches, lambda count: Spread(*[_floor(flops, arguments.peak, count)] * 3)))
+    for name, runtime in runtimes.items():
+        if runtime.canvas in (None, size):
+            say(row(f"{name} ({type(runtime).__name__})", batches, partial(_run, runtime, size), floor))
+    detector = runtimes["ours"].detector  # type: ignore[attr-defined]  # a checkpoint's runtime has one
+    say(row("… its network", batches, partial(_network, detector, size), floor))
+    say(row("… its decode + NMS", batches, partial(_postprocessing, detector, size)))
     resize_in_peer(peer, min(size), max(size))
-    say(row("torchvision, autocast", batches, lambda count: partial(detect_by_peer, peer, noise(count, size)[0])))
+    say(row("torchvision, autocast", batches, lambda n: partial(detect_by_peer, peer, noise(n, size)[0]), floor))
 
 
 def _run(runtime: Runtime, size: Size, count: int) -> Call | None:
@@ -125,6 +122,11 @@ def _postprocessing(detector: nn.Module, size: Size, count: int) -> Call:
             network.forward = forward
 
     return captured(call)
+
+
+def _floor(flops: int, peak: float, count: int) -> float:
+    """The ms of `count` images of so many FLOPs at `peak` TFLOP/s."""
+    return 1e3 * count * flops / (peak * 1e12)
 
 
 def _count_flops(network: RetinaNet, size: Size) -> int:

@@ -80,17 +80,23 @@ def begin_table(title: str, batches: Sequence[int]) -> None:
     say("|---|" + "---|" * (len(batches) + 1))
 
 
-def row(name: str, batches: Sequence[int], prepare: Callable[[int], Call | Spread | None]) -> str:
+def row(
+    name: str,
+    batches: Sequence[int],
+    prepare: Callable[[int], Call | Spread | None],
+    floor: Callable[[int], float] | None = None,
+) -> str:
     """A line of the table: the ms of what `prepare` gives for each batch, or what it knows; None: nothing to measure.
 
-    A batch that does not fit the memory costs its own cell alone.
+    `floor` gives the least ms that there could be, whose share is said. A batch that does not fit the memory costs its
+    own cell alone.
     """
     cells, rates = [], [0.0]
     for count in batches:
         try:
             prepared = prepare(count)
             found = measure(prepared) if callable(prepared) else prepared
-            cells.append(str(found or ""))
+            cells.append(f"{found or ''}{f', {floor(count) / found.median:.0%}' if floor and found else ''}")
         except torch.OutOfMemoryError:
             found = None
             cells.append("out of memory")
