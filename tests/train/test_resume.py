@@ -30,7 +30,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_checkpoint(
     (tmp_path / "whole").mkdir()
     whole, stopped = tmp_path / "whole" / "model.pth", tmp_path / "model.pth"
     assert train(whole, **options).code == 0
-    for step in (3, 7):  # in the first epoch and in the second, after a validation
+    for step in (3, 6, 7, 8):  # within an epoch, and in steps that a validation follows
         stop_after(step, number)
         done = train(stopped, **options)
         assert done.code == 6

@@ -75,10 +75,12 @@ def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], cour
             log.step(session.step, epoch, losses, rate, images)
             if world_size() == 1:
                 stops = int(stop.requested)  # also what came during the step
+            validates = course.validates_after(session.step)
             if stops:
+                session.validation_due = validates
                 session.save(step)
                 raise _interrupted(session, course)
-            if course.validates_after(session.step):
+            if validates:
                 _validate(session, step, course, log, stop)
                 if course.is_exhausted(session):
                     return

@@ -49,7 +49,7 @@ class Session:
     stale: int = 0
     """Validations since then."""
     validation_due: bool = False
-    """The run ended within the validation after `step`."""
+    """The run ended before the validation after `step` did."""
     resumed: dict[str, Any] | None = None
     """Training state of the checkpoint that the run goes on from."""
 
