@@ -97,6 +97,24 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(words: list[str], names
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--jitter", "80"], "--jitter takes 2 values, but got only 80."),
+        (["--jitter=80"], "--jitter takes 2 values, but got only 80."),
+        (["--jitter"], "--jitter takes 2 values, but got none."),
+        (["--jitter", "64", "80", "96", "a b"], "No option takes 96 'a b' as well; leave it out"),
+        (["--workers"], "--workers requires an argument."),
+    ],
+)
+def test_too_few_and_too_many_values_are_told_in_our_words(words: list[str], sentence: str) -> None:
+    done = run("train", "m.pth", "--images", "a", "--annotations", "b", *words)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.endswith("See `retinanet train --help`.\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("output", ["'a line'", "'many lines\\n' * 100_000"])
 def test_a_reader_that_leaves_early_is_no_error(output: str) -> None:
     """As `retinanet … | head` does."""

@@ -25,6 +25,7 @@ from retinanet.config import (
 from retinanet.config_file import take_from_file
 from retinanet.errors import DataError, explain
 from retinanet.stop import terminable
+from retinanet.usage import describe
 
 _flat = Parameter(name="*")
 _run, _model, _data, _recipe, _export, _output = (
@@ -269,7 +270,7 @@ def main() -> None:
             app(exit_on_error=False, print_error=False)
             sys.stdout.flush()
     except CycloptsError as error:
-        _fail(f"{error} See `retinanet {_command_given()}--help`.", 2)
+        _fail(f"{describe(error)} See `retinanet {_command_given()}--help`.", 2)
     except KeyboardInterrupt:
         lost = "nothing was saved since the last checkpoint" if _command_given() == "train " else "nothing was written"
         _fail(f"Interrupted; {lost}.", 6)
