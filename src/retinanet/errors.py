@@ -41,6 +41,10 @@ class Interrupted(RetinaNetError):
     exit_code = 6
 
 
+class ReaderLost(RetinaNetError):
+    """A process that reads images was ended from outside; the same again may well succeed."""
+
+
 def explain(error: BaseException) -> RetinaNetError | None:
     """What a user can do about an error that PyTorch raised; None where that is not known."""
     reason = str(error).partition("\n")[0]
@@ -51,7 +55,7 @@ def explain(error: BaseException) -> RetinaNetError | None:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return RetinaNetError(f"Compiling failed ({reason}); give --no-compile.")
     if isinstance(error, RuntimeError) and reason.startswith("DataLoader worker"):
-        return RetinaNetError(
+        return ReaderLost(
             f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory."
         )
     return None

@@ -19,7 +19,7 @@ from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.data.synthetic import make_dataset
 from retinanet.model import criterion
 from retinanet.model.network import RetinaNet
-from retinanet.train import session
+from retinanet.train import opening
 from retinanet.train.job import TrainingJob
 from retinanet.train.log import TrainLog
 from retinanet.train.run import run_training
@@ -56,7 +56,7 @@ def losses(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[float]]:
         found["box"].append(step_losses.box.item())
 
     patch.setattr(TrainLog, "step", keep)
-    patch.setattr(session, "create_network", with_strong_heads(session.create_network))
+    patch.setattr(opening, "create_network", with_strong_heads(opening.create_network))
     annotations = make_dataset(folder / "images", 16, 96, seed=0, aspects=(1.0, 1.5))
     job = TrainingJob(
         folder / "model.pth",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rank_processes import free_port
 from train_process import begin as begin_process
-from train_process import command, finish, gone, kill_group, ranks_of, start, wait_for_step
+from train_process import children_of, command, finish, gone, kill_group, ranks_of, start, wait_for_step
 
 from command_line import Command, Shapes, assert_same, checkpoint
 
@@ -98,7 +98,23 @@ def test_a_rank_that_dies_restarts_the_run_from_its_last_checkpoint(begin, toget
     assert code == 0, said
     assert "Starting all 2 processes again from the last checkpoint (restart 1 of 2)" in said
     assert "SIGKILL" in said
+    assert "Traceback" not in said
     assert said.count(f"step {LOGGED}/{TOGETHER}") == 1  # it was not taken again
+    assert_same(checkpoint(model), checkpoint(together))
+
+
+def test_a_process_that_reads_images_and_dies_restarts_the_run(begin, together: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.pth"
+    process = begin(model, **PAIR, workers=1)
+    wait_for_step(process, model, 1)
+    (reader,) = children_of(ranks_of(process)[0], "spawn_main")
+    os.kill(reader, signal.SIGKILL)
+    code, said = finish(process)
+    assert code == 0, said
+    (line,) = [line for line in said.splitlines() if "Starting all 2 processes again" in line]
+    assert "A process that reads images was ended" in line
+    assert "--workers" in line
+    assert "Traceback" not in said
     assert_same(checkpoint(model), checkpoint(together))
 
 

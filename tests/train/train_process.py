@@ -46,6 +46,11 @@ def wait_for_step(process: subprocess.Popen[str], model: Path, step: int) -> Non
 
 def ranks_of(process: subprocess.Popen[str], word: str = "spawn_main") -> list[int]:
     """Its children that train, known by a word of their command."""
+    return children_of(process.pid, word)
+
+
+def children_of(number: int, word: str) -> list[int]:
+    """The children of a process whose command has a word."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -53,7 +58,7 @@ def ranks_of(process: subprocess.Popen[str], word: str = "spawn_main") -> list[i
             words = (folder / "cmdline").read_text()
         except OSError:  # it ended meanwhile
             continue
-        if parent == process.pid and word in words:
+        if parent == number and word in words:
             found.append(int(folder.name))
     return found
 

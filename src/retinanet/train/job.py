@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retinanet.config import DataConfig, ModelConfig, TrainConfig
@@ -34,6 +34,11 @@ class TrainingJob:
             **{"images": self.images, "annotations": self.annotations},
             **{"val_images": self.val_images, "val_annotations": self.val_annotations},
         }
+
+    @property
+    def shared(self) -> tuple[DataConfig, TrainConfig]:
+        """Options that all processes of a run must be given alike; those that may differ between machines are unset."""
+        return replace(self.data, workers=None), replace(self.train, device=None, logdir=None, loader="auto")
 
     def check(self) -> None:
         """What can be known before anything is read. Raises `UsageError`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing.resource_tracker
 import os
@@ -10,8 +9,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,11 +21,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from retinanet.errors import Interrupted, RetinaNetError
 from retinanet.train import reports
 from retinanet.train.job import TrainingJob
+from retinanet.train.rank_process import SIGNALS, run_rank
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-_PR_SET_PDEATHSIG = 1
-_AFTER_OTHERS = 2.0
-"""Seconds that a rank which failed stays: where it failed for the death of another, that one is seen first."""
 _NOTHING_SAVED = "Interrupted; nothing was saved since the last checkpoint."
 
 
@@ -92,49 +86,12 @@ def _run_once(
         signals_to_handle="SIGUSR2",  # leaves the others to `_forwarding`
     )
     try:
-        elastic_launch(launcher, _rank)(os.getpid(), folder, train, job)
+        elastic_launch(launcher, run_rank)(os.getpid(), folder, train, job)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         how = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         return rank, f"The process of rank {rank} ended ({how})."
     return None
-
-
-def _rank(launcher: int, folder: Path, train: Callable[[TrainingJob], None], job: TrainingJob) -> None:
-    """What each process runs."""
-    _die_with(launcher)
-    reports.open_folder(folder)
-    for number in _SIGNALS:
-        signal.signal(number, _leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    try:
-        if (folder / "stop").exists():  # it came before this process could be signalled
-            raise KeyboardInterrupt
-        train(job)
-    except Interrupted as error:
-        reports.write(str(error), exit_code=error.exit_code, crashed=False)
-    except RetinaNetError as error:
-        reports.write(str(error), exit_code=error.exit_code, crashed=False)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:  # asked to end by the launcher, which knows why
-        raise SystemExit(Interrupted.exit_code) from None
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        sentence = f"Rank {os.environ['RANK']} failed ({reason})."
-        reports.write(sentence, exit_code=1, crashed=True, traceback=traceback.format_exc())
-        time.sleep(_AFTER_OTHERS)
-        raise SystemExit(1) from None
-
-
-def _leave(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _die_with(launcher: int) -> None:
-    """Have the kernel end this process when its launcher is killed: nobody would stop it, or read its report."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:
-        raise SystemExit(1)
 
 
 @contextmanager
@@ -155,15 +112,15 @@ def _forwarding(folder: Path) -> Iterator[threading.Event]:
 
     def wait() -> None:
         while not ended.is_set():
-            taken = signal.sigtimedwait(_SIGNALS, 0.2)
+            taken = signal.sigtimedwait(SIGNALS, 0.2)
             if taken is not None:
                 take(taken.si_signo, None)
 
     # Processes that start inherit what is blocked, so that no signal hits one before it can tell what that means. Some
     # library's thread may not block them here, hence the handlers too.
     multiprocessing.resource_tracker.ensure_running()  # started later, it would unblock them
-    handlers = {number: signal.signal(number, take) for number in _SIGNALS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handlers = {number: signal.signal(number, take) for number in SIGNALS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     thread = threading.Thread(target=wait, daemon=True, name="signals")
     thread.start()
     try:

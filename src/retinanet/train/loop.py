@@ -12,6 +12,7 @@ from retinanet.stop import StopRequest, resume_command
 from retinanet.train.distributed import Tally, world_size
 from retinanet.train.log import TrainLog
 from retinanet.train.memory import take_step
+from retinanet.train.ranks import started_by_another_launcher, started_by_launcher
 from retinanet.train.session import Session
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch
@@ -57,7 +58,7 @@ def train_loop(session: Session, step: TrainStep, batches: Iterable[Batch], cour
     """
     saved_at = time.monotonic()
     usable = steps = 0
-    with StopRequest(repeated=world_size() > 1) as stop, log:
+    with StopRequest(repeated=started_by_launcher()) as stop, log:
         if session.validation_due and course.validate is not None:
             _validate(session, step, course, log, stop)
             if course.is_exhausted(session):
@@ -110,6 +111,7 @@ def _validate(session: Session, step: TrainStep, course: Course, log: TrainLog, 
 
 
 def _interrupted(session: Session, course: Course) -> Interrupted:
-    return Interrupted(
-        f"Stopped after step {session.step} of {course.total_steps}, saved as {session.path}: {resume_command()}"
-    )
+    how = "give the same command, the launcher's part included, to go on."
+    if not started_by_another_launcher():
+        how = resume_command()
+    return Interrupted(f"Stopped after step {session.step} of {course.total_steps}, saved as {session.path}: {how}")

@@ -17,7 +17,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from retinanet.config import TrainConfig
 from retinanet.device import choose_device
-from retinanet.errors import RetinaNetError, UsageError
+from retinanet.errors import Interrupted, RetinaNetError, UsageError
+from retinanet.train import reports
 from retinanet.train.watchdog import Watchdog
 
 PATIENCE = 600.0
@@ -29,6 +30,11 @@ _MARGIN = 60.0
 def started_by_launcher() -> bool:
     """Whether this process is one rank of a run, be it ours or torchrun's."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def started_by_another_launcher() -> bool:
+    """Whether it was torchrun, or another one whose command line is not known here."""
+    return started_by_launcher() and not reports.are_read()
 
 
 def count_devices(config: TrainConfig) -> int:
@@ -118,15 +124,19 @@ def process_group(device: torch.device) -> Iterator[None]:
         )
     except (ValueError, RuntimeError) as error:  # DistNetworkError and DistStoreError are RuntimeErrors
         raise _no_group(error) from error
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
+    if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // local_world_size()))
+    together = False  # whether all ranks come to this end
     try:
         with Watchdog(store, rank, world, PATIENCE):
             yield
+        together = True
+    except Interrupted:
+        together = True
+        raise
     finally:
-        dist.destroy_process_group()
+        if together:  # else NCCL would wait here for ranks that are elsewhere; the end of the process ends the group
+            dist.destroy_process_group()
 
 
 def _no_group(error: Exception) -> RetinaNetError:

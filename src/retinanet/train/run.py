@@ -9,7 +9,7 @@ import torch
 
 from retinanet.data.annotations import CocoData
 from retinanet.data.sampler import TrainPlan
-from retinanet.device import tune
+from retinanet.device import device_context, tune
 from retinanet.errors import DataError, Interrupted
 from retinanet.predict.dataset import tell_dropped_images
 from retinanet.report.run import report_training
@@ -31,10 +31,11 @@ from retinanet.train.log import TrainLog
 from retinanet.train.loop import Course, train_loop
 from retinanet.train.metrics_file import MetricsFile
 from retinanet.train.mosaic import with_mosaics
+from retinanet.train.opening import open_session, tell_other_devices
 from retinanet.train.optim import learning_rate, peak_rate
 from retinanet.train.problems import ProblemReport
 from retinanet.train.ranks import count_devices, device_of_rank, process_group, started_by_launcher
-from retinanet.train.session import Session, open_session, tell_other_devices
+from retinanet.train.session import Session
 from retinanet.train.step import TrainStep
 from retinanet.train.validation import Validation
 
@@ -53,7 +54,7 @@ def run_training(job: TrainingJob) -> None:
             return
     device = device_of_rank(job.train)
     tune(device)
-    with process_group(device):
+    with device_context(device), process_group(device):
         _train(job, device)
 
 
@@ -67,7 +68,8 @@ def _train(job: TrainingJob, device: torch.device) -> None:
     plan = training_plan(data, job.data, job.train.seed)
     epochs = choose_epochs(job.train, plan.steps_per_epoch, fine_tuned=job.model.fine_tune is not None)
     total_steps = job.train.iters or epochs * plan.steps_per_epoch
-    require_same("model, data and options", (session.step, total_steps, len(data), data.classes.names))
+    seen = (len(data), held_out and len(held_out))
+    require_same("model, data and options", (session.step, session.network.record, session.settings, seen, job.shared))
     done = why_done(session, job.train, total_steps, validates=held_out is not None)
     if done:
         _say(done)
