@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import sys
 from pathlib import Path
 
@@ -60,3 +62,26 @@ def test_a_folder_that_is_a_file_is_one_sentence(train: Command, tmp_path: Path)
     done = train(tmp_path / "model.pth", iters=1, logdir=tmp_path / "runs")
     assert done.code == 2
     assert "--logdir" in done.sentence
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_fills_up_is_one_sentence(
+    train: Command, shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard writes in a thread of its own, which raises what went wrong at some later call."""
+    records = pytest.importorskip("tensorboard.summary.writer.record_writer").RecordWriter
+    path, folder = tmp_path / "model.pth", tmp_path / "runs"
+    write, written = records.write, itertools.count()
+
+    def fill_up(writer: object, data: bytes) -> None:
+        if next(written) > 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", fill_up)
+        done = train(path, iters=12, logdir=folder, **shapes.validation)
+    assert done.code == 1
+    assert f"Cannot write --logdir {folder} (No space left on device)" in done.sentence
+    assert "same command" in done.sentence
+    assert train(path, iters=12, logdir=folder, **shapes.validation).code == 0

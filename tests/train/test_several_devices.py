@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from rank_processes import free_port, on_two_ranks, rank_environment
 from step_cases import make_step, poison, state_of
 from torch import nn
-from train_process import LIMIT, command
+from train_process import LIMIT, begin, command, finish, kill_group, ranks_of, wait_for_step
 
 from command_line import Command, Shapes, assert_same, checkpoint, metric_rows
 from retinanet.config import TrainConfig
@@ -143,6 +144,43 @@ def test_torchrun_runs_the_same_command(shapes: Shapes, train: Command, tmp_path
     assert train(models[1], **options, devices=2).code == 0
     assert_same(checkpoint(models[0]), checkpoint(models[1]))
     assert metric_rows(models[0]) == metric_rows(models[1])
+
+
+@pytest.mark.slow
+def test_a_stop_under_torchrun_is_one_however_often_it_is_said(shapes: Shapes, tmp_path: Path) -> None:
+    """A scheduler may signal all processes, of which torchrun passes its own signal on."""
+    model = tmp_path / "model.pth"
+    python, *words = command(model, shapes, iters=100_000, save_every=0, warmup=10)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=1", f"--master-port={free_port()}"]
+    process = begin([python, *torchrun, *words])
+    try:
+        wait_for_step(process, model, 1)
+        (rank,) = ranks_of(process, "retinanet.cli")
+        for _ in range(3):
+            os.kill(rank, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        said = finish(process)[1]
+    finally:
+        kill_group(process)
+    (line,) = [line for line in said.splitlines() if line.startswith("retinanet: ")]
+    step = checkpoint(model)["training_state"]["step"]
+    assert f"Stopped after step {step} of 100000" in line
+    assert line.endswith("give the same command, the launcher's part included, to go on.")
+
+
+@pytest.mark.slow
+def test_processes_that_were_given_other_options_are_refused(shapes: Shapes, tmp_path: Path) -> None:
+    port = free_port()
+    words = [command(tmp_path / "model.pth", shapes, iters=2, seed=rank) for rank in range(2)]
+    both = [
+        subprocess.Popen(given, env={**os.environ, **rank_environment(rank, port)}, stderr=subprocess.PIPE, text=True)
+        for rank, given in enumerate(words)
+    ]
+    for process in both:
+        code, said = finish(process)
+        assert code == 2, said
+        assert "the same model, data and options" in said.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

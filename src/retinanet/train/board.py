@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from retinanet.data.annotations import CocoData
 from retinanet.data.images import read_image
-from retinanet.errors import DataError, UsageError
+from retinanet.errors import DataError, RetinaNetError, UsageError
 from retinanet.evaluate.evaluator import positions
 from retinanet.extras import require
 from retinanet.predict.draw import draw_detections
@@ -43,14 +45,41 @@ class Board:
         require_board()
         from torch.utils.tensorboard import SummaryWriter
 
+        self.folder = folder
         try:
             self.writer = SummaryWriter(folder, purge_step=start_step + 1)
         except OSError as error:
             raise UsageError(f"--logdir {folder} can't be written ({error.strerror}); name another folder.") from error
         self.validation = validation
+        self._usual_hook = threading.excepthook
+        threading.excepthook = self._be_quiet
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Show a row of metrics.csv, with pictures where it is a validation's."""
+        """Show a row of metrics.csv, with pictures where it is a validation's.
+
+        Raises:
+            RetinaNetError: the disk is full, or the folder may not be written any more.
+        """
+        try:
+            self._append(row)
+        except OSError as error:
+            raise RetinaNetError(
+                f"Cannot write --logdir {self.folder} ({error.strerror}); mend it, and give the same command to go on "
+                "from the last checkpoint."
+            ) from error
+
+    def close(self) -> None:
+        """End what was written: each row has come to the disk, or was told not to have."""
+        with suppress(OSError):
+            self.writer.close()
+        threading.excepthook = self._usual_hook
+
+    def _be_quiet(self, ended: threading.ExceptHookArgs) -> None:
+        """Leave out the traceback of TensorBoard's thread: what ended it is raised again with the next row."""
+        if not type(ended.thread).__module__.startswith("tensorboard."):
+            self._usual_hook(ended)
+
+    def _append(self, row: Mapping[str, object]) -> None:
         step = int(str(row["step"]))
         for name, value in row.items():
             if name not in ("step", "epoch"):
@@ -58,10 +87,6 @@ class Board:
         if "AP" in row and self.validation and self.validation.results is not None:
             self._show(step, self.validation.data, self.validation.results)
         self.writer.flush()
-
-    def close(self) -> None:
-        """Write what is left."""
-        self.writer.close()
 
     def _show(self, step: int, data: CocoData, results: Results) -> None:
         shown = 0
