@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import onnxruntime
@@ -15,6 +16,7 @@ from retinanet.data.images import read_image
 from retinanet.export.onnx import detector_graph, save
 from retinanet.model.backbone import ALIASES
 from retinanet.model.checkpoint import build_network, create_network, create_record, load_checkpoint
+from retinanet.model.fusion import fold_batch_norms
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.onnx import OnnxRuntime
@@ -54,7 +56,8 @@ def test_every_alias_makes_a_graph_that_runs(tmp_path: Path, alias: str) -> None
             torch.nn.init.kaiming_normal_(module.weight)
     detector = Detector(network, PostprocessConfig(threshold=0.001)).eval()
     record = record_of(CLASSES, (64, 64), detector.postprocess)
-    save(detector_graph(detector, record, nms="operator"), record, tmp_path / "model.onnx")
+    folded = Detector(fold_batch_norms(copy.deepcopy(network)), detector.postprocess).eval()
+    save(detector_graph(folded, record, nms="operator"), record, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     scores, boxes, _ = session.run(None, {"images": images.numpy(), "image_sizes": torch.full((3, 2), 64).numpy()})
