@@ -36,6 +36,8 @@ RULES = {"optimizer": "adamw", "schedule": "cosine", "matching": "iou", "box-los
 ALL = {"matching": "atss", "box-loss": "giou", "class-loss": "quality"}
 ROWS: dict[str, dict[str, str]] = {
     "classic": {"recipe": "classic"},
+    "classic, cosine": {"recipe": "classic", "schedule": "cosine"},
+    "classic, AdamW": {"recipe": "classic", "optimizer": "adamw"},
     "base": RULES,
     "base, GIoU": {**RULES, "box-loss": "giou"},
     "base, ATSS": {**RULES, "matching": "atss"},
@@ -44,6 +46,7 @@ ROWS: dict[str, dict[str, str]] = {
     "base, ATSS, GIoU, quality": {**RULES, **ALL},
     "base, EMA": {**RULES, "ema": "0.9998"},
     "base, jitter": {**RULES, "jitter": "0.8 1.25"},
+    "base, large jitter": {**RULES, "jitter": "0.5 1.5"},
     "base, colour jitter": {**RULES, "colour-jitter": "0.4"},
     "base, mosaic": {**RULES, "mosaic": "0.5"},
     "base, mosaic in every fifth batch": {**RULES, "mosaic": "0.2"},
