@@ -207,7 +207,7 @@ def test_absent_and_unreadable_images_are_told(
     broken.write_bytes(broken.read_bytes()[:600])
     done = infer(retinanet, trained, own_shapes, tmp_path)
     assert done.code == 0
-    assert f"Left out: 1 images; the first: {absent.name}" in done.err
+    assert f"Left out: 1 image; the first: {absent.name}" in done.err
     assert str(broken) in done.err
     assert {1, 2} & {entry["image_id"] for entry in json.loads((tmp_path / "detections.json").read_text())} == set()
     for path in own_shapes.val_images.iterdir():

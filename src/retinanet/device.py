@@ -11,6 +11,7 @@ import torch
 
 from retinanet.config import Precision
 from retinanet.errors import UsageError
+from retinanet.words import counted
 
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MAX_WORKERS = 16
@@ -33,7 +34,7 @@ def choose_device(name: str | None) -> torch.device:
     count = torch.cuda.device_count()
     if device.type != "cuda" or (device.index or 0) >= count:
         raise UsageError(
-            f"--device {name} is not here: this machine has {count} CUDA device(s); use cpu or leave it out."
+            f"--device {name} is not here: this machine has {counted(count, 'CUDA device')}; use cpu or leave it out."
         )
     return torch.device("cuda", device.index or 0)
 

@@ -202,6 +202,6 @@ def test_another_number_of_devices_goes_on_and_says_what_changes(begin, train: C
     assert finish(process)[0] == 0
     done = train(model, optimizer="sgd", iters=12, warmup=10)
     assert done.code == 0
-    assert "was trained on 2 device(s), and goes on with 1" in done.err
+    assert "was trained on 2 devices, and goes on with 1" in done.err
     assert "4 images of a batch in place of 2" in done.err
     assert checkpoint(model)["training_state"]["step"] == 12

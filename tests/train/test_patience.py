@@ -41,7 +41,7 @@ def test_a_run_ends_after_so_many_validations_without_a_better_ap(
     done = train(path, epochs=20, patience=3, **shapes.validation)
     assert done.code == 0
     assert validated(path) == [0.1, 0.3, 0.3, 0.4, 0.2, 0.4, 0.39]  # an equal one is no better
-    assert "Ended early: no better AP than 0.400 in 3 validation(s)" in done.err
+    assert "Ended early: no better AP than 0.400 in 3 validations (--patience)" in done.err
     state = checkpoint(path)["training_state"]
     assert (state["step"], state["best"]) == (7 * 6, 0.4)
     assert (tmp_path / "model.report.html").exists()

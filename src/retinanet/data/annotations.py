@@ -20,6 +20,7 @@ from retinanet.data.images import read_image
 from retinanet.errors import DataError
 from retinanet.files import atomic_write
 from retinanet.types import ClassMap
+from retinanet.words import counted
 
 GOOD, CLIPPED, OUTSIDE, DEGENERATE, NOT_FINITE = range(5)
 """What training makes of a box; up to `CLIPPED` it is usable."""
@@ -119,7 +120,7 @@ class CocoData:
     def check_trainable(self) -> None:
         """Raise `DataError` unless at least one box can be trained on."""
         if not (self.usable & ~self.crowd).any():
-            found = self.problem_counts() or f"{len(self)} images, {len(self.boxes)} boxes, all of them crowds"
+            found = self.problem_counts() or f"{counted(len(self), 'image')}, all boxes are crowds"
             raise DataError(f"{self.source} should hold boxes to train on, but none is usable ({found}); correct it.")
 
     @property

@@ -20,6 +20,7 @@ from retinanet.predict.pipeline import run_batches
 from retinanet.predict.predictor import Predictor
 from retinanet.predict.results import Results, concatenate, to_results
 from retinanet.types import Detections
+from retinanet.words import counted
 
 
 def open_loader(
@@ -91,12 +92,13 @@ def tell_left_out(sentences: list[str], most: int = 10) -> None:
     for sentence in sentences[:most]:
         print(f"Left out: {sentence}", file=sys.stderr)
     if len(sentences) > most:
-        print(f"Left out: {len(sentences) - most} more images.", file=sys.stderr)
+        print(f"Left out: {counted(len(sentences) - most, 'more image')}.", file=sys.stderr)
 
 
 def tell_dropped_images(data: CocoData) -> None:
     """Say on stderr how many images `data` had to leave out when it was read, and why the first."""
     if data.dropped_images:
         print(
-            f"Left out: {len(data.dropped_images)} images; the first: {data.dropped_images[0].detail}", file=sys.stderr
+            f"Left out: {counted(len(data.dropped_images), 'image')}; the first: {data.dropped_images[0].detail}",
+            file=sys.stderr,
         )

@@ -31,6 +31,7 @@ from retinanet.predict.video import annotated_video
 from retinanet.predict.work import Work, do_work
 from retinanet.stop import StopRequest
 from retinanet.types import ClassMap
+from retinanet.words import counted
 
 
 def run_inference(
@@ -83,7 +84,8 @@ def run_inference(
         tell_left_out(list(failed.values()))
         _list_images(output, data, classes, unread)
     print(
-        f"Wrote {output}: {delivery.detections:,} detections in {int(delivery.done.sum()):,} images.", file=sys.stderr
+        f"Wrote {output}: {counted(delivery.detections, 'detection')} in {counted(int(delivery.done.sum()), 'image')}.",
+        file=sys.stderr,
     )
     return (data, concatenate(results)) if annotations else None
 
@@ -120,4 +122,4 @@ def _list_images(output: Path, data: CocoData, classes: ClassMap, unread: dict[i
         write_image_list(output, data, classes)
     listed = write_failed_list(output, unread)
     if listed:
-        print(f"{len(unread):,} images without results are listed in {listed}.", file=sys.stderr)
+        print(f"Listed in {listed}: {counted(len(unread), 'image')} without results.", file=sys.stderr)

@@ -24,6 +24,7 @@ from retinanet.predict.predictor import load
 from retinanet.predict.runtimes.kinds import runs_on_gpus
 from retinanet.predict.work import Work, do_work
 from retinanet.stop import StopRequest
+from retinanet.words import counted
 
 WORTH_A_PROCESS = 1000
 """Images: a GPU does about as many in the seconds that a process takes to start."""
@@ -56,7 +57,9 @@ def choose_processes(config: InferConfig, model: Path, data: CocoData) -> list[s
         return [str(config.device)]
     here = torch.cuda.device_count()
     if (most or 1) > here:
-        raise UsageError(f"--devices {most} are not here: this machine has {here} CUDA device(s).")
+        raise UsageError(
+            f"--devices {most} are not here: this machine has {counted(here, 'CUDA device')}; give at most that."
+        )
     count = most or min(here, max(1, images // WORTH_A_PROCESS))
     return [f"cuda:{index}" for index in range(max(1, min(count, batches)))]
 

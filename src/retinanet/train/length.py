@@ -6,6 +6,7 @@ import math
 
 from retinanet.config import TrainConfig
 from retinanet.train.session import Session
+from retinanet.words import counted
 
 EPOCHS = 12
 STEPS, FINE_TUNING_STEPS = 1000, 300
@@ -25,7 +26,7 @@ def why_done(session: Session, config: TrainConfig, total_steps: int, *, validat
         return f"{session.path} has done {session.step} of {total_steps} steps; raise --epochs or --iters to go on."
     if config.patience is not None and session.stale >= config.patience:
         return (
-            f"{session.path} had no better AP in {session.stale} validation(s); raise --patience, or leave it out, to "
-            "go on."
+            f"{session.path} had no better AP in {counted(session.stale, 'validation')}; raise --patience, or leave it "
+            "out, to go on."
         )
     return None

@@ -15,6 +15,7 @@ from retinanet.errors import RetinaNetError
 from retinanet.train.board import Board
 from retinanet.train.metrics_file import METRICS, MetricsFile
 from retinanet.train.step import StepLosses
+from retinanet.words import counted
 
 EVERY = 20
 """Steps between two readings of the losses: reading makes the host wait for the GPU."""
@@ -104,7 +105,7 @@ class TrainLog:
         )
         state = f"class {class_loss:.3f} box {box_loss:.3f} lr {learning_rate:.2g} {rate:.0f} images/s"
         if self.skipped:
-            state += f" ({self.skipped} steps skipped: not finite)"
+            state += f" ({counted(self.skipped, 'step')} skipped: not finite)"
         self.progress.update(self.task, state=state)
         if not self.console.is_terminal:
             left = timedelta(seconds=round((self.total_steps - done) * (now - self.since) / self.steps))

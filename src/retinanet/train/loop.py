@@ -16,6 +16,7 @@ from retinanet.train.ranks import started_by_another_launcher, started_by_launch
 from retinanet.train.session import Session
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch
+from retinanet.words import counted
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _validate(session: Session, step: TrainStep, course: Course, log: TrainLog, 
     if session.save_best(step, metrics.AP):
         log.say(f"Best AP so far: {metrics.AP:.3f}, saved as {session.best_path}")
     if course.is_exhausted(session):
-        log.say(f"Ended early: no better AP than {session.best:.3f} in {session.stale} validation(s) (--patience).")
+        stale = counted(session.stale, "validation")
+        log.say(f"Ended early: no better AP than {session.best:.3f} in {stale} (--patience).")
     session.save(step)
 
 

@@ -11,6 +11,7 @@ from retinanet.errors import RetinaNetError
 from retinanet.train.distributed import world_size
 from retinanet.train.step import StepLosses, TrainStep
 from retinanet.types import Batch
+from retinanet.words import counted
 
 _FILLED = 0.95
 """Part of the memory that a batch may fill: allocators lose some, and other canvases need a little more."""
@@ -35,9 +36,8 @@ def take_step(step: TrainStep, batch: Batch, learning_rate: float) -> StepLosses
         remedy = f"measured on it, --batch {fits * world_size()} would fit; --accumulate learns a larger one in parts"
     else:
         remedy = "not even one image fits: lower --resize, or take a smaller backbone"
-    raise RetinaNetError(
-        f"The memory of {step.device} is too small for {images} images of {height}×{width} pixels ({reason}): {remedy}."
-    )
+    wanted = f"{counted(images, 'image')} of {height}×{width} pixels"
+    raise RetinaNetError(f"The memory of {step.device} is too small for {wanted} ({reason}): {remedy}.")
 
 
 def _measure(step: TrainStep, batch: Batch) -> int | None:

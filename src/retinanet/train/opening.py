@@ -24,6 +24,7 @@ from retinanet.train.records import fine_tuned_record, new_record
 from retinanet.train.restart import saved_since_torchrun_began
 from retinanet.train.session import Session
 from retinanet.types import ClassMap
+from retinanet.words import counted
 
 _OPTION_OF = {
     **{"backbones": "--backbone, --weights or --norm", "width": "--width", "cell_anchors": "--anchor-scale"},
@@ -59,9 +60,9 @@ def tell_other_devices(session: Session, batch: int) -> str | None:
     if session.resumed is None or before == now:
         return None
     return (
-        f"{session.path} was trained on {before} device(s), and goes on with {now}: batches, their order and the "
-        f"learning rate stay as they were; a device takes {-(-batch // now)} images of a batch in place of "
-        f"{-(-batch // before)}, and sums are rounded in another order."
+        f"{session.path} was trained on {counted(before, 'device')}, and goes on with {now}: batches, their order and "
+        f"the learning rate stay as they were; a device takes {counted(-(-batch // now), 'image')} of a batch in place "
+        f"of {-(-batch // before)}, and sums are rounded in another order."
     )
 
 
