@@ -77,11 +77,12 @@ def parsed(monkeypatch: pytest.MonkeyPatch):
     return parse
 
 
-def test_every_option_makes_the_round_trip(parsed, tmp_path: Path) -> None:
-    configs = ModelConfig(**MODEL), DataConfig(**DATA), TrainConfig(**TRAIN)
+@pytest.mark.parametrize("other", ["epochs", "iters"])  # of which one has to be left out
+def test_every_option_makes_the_round_trip(parsed, tmp_path: Path, other: str) -> None:
+    configs = ModelConfig(**MODEL), DataConfig(**DATA), TrainConfig(**{**TRAIN, other: None})
     for config, given in zip(configs, (MODEL, DATA, TRAIN), strict=True):
         others = {field.name for field in fields(config) if getattr(config, field.name) == field.default}
-        assert others <= {"override"}, "options without a value of their own in this test"
+        assert others <= {"override", other}, "options without a value of their own in this test"
         assert given.keys() == {field.name for field in fields(config)} - {"override"}
     path = tmp_path / "model.config.toml"
     write_config(path, INPUTS, configs, {})
@@ -111,6 +112,21 @@ def test_the_command_line_wins(parsed, tmp_path: Path) -> None:
     assert (found.data.batch, found.train.milestones) == (8, (0.1, 0.2))
     assert (found.train.compile, found.model.width) == (False, 64)
     assert (found.images, found.annotations) == (Path("b"), Path("a.json"))
+
+
+def test_steps_of_the_file_are_not_silently_more_than_epochs_of_the_command(train: Command, tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("iters = 4\n")
+    done = train(tmp_path / "model.pth", config=path, epochs=2)
+    assert done.code == 2
+    assert all(word in done.sentence for word in ("--epochs", "--iters", "--config"))
+
+
+def test_a_run_of_so_many_steps_says_nothing_of_epochs(train: Command, tmp_path: Path) -> None:
+    assert train(tmp_path / "model.pth", iters=1).code == 0
+    text = (tmp_path / "model.config.toml").read_text()
+    assert "\niters = 1\n" in text
+    assert "\n# epochs =\n" in text
 
 
 @pytest.mark.parametrize(

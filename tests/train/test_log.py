@@ -76,3 +76,16 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.C
     assert printed.out == ""
     assert f"step {EVERY}/{EVERY}" in printed.err
     assert "class 1.250 box 2.500" in printed.err
+
+
+def test_a_validation_that_is_made_again_replaces_its_row_alone(tmp_path: Path) -> None:
+    model = tmp_path / "a.pth"
+    for name in ("a.pth", "b.pth"):
+        file = MetricsFile(tmp_path / name, start_step=0)
+        file.append({"step": 6, "epoch": 0, "class_loss": "1.0"})
+        file.append({"step": 6, "epoch": 0, "AP": "0.5"})
+    MetricsFile(model, start_step=6)
+    assert [(row["model"], row["AP"]) for row in rows(tmp_path)][1] == ("a.pth", "0.5")
+    MetricsFile(model, start_step=6, validation_due=True)  # killed before the checkpoint that says that it was made
+    found = [(row["model"], row["class_loss"], row["AP"]) for row in rows(tmp_path)]
+    assert found == [("a.pth", "1.0", ""), ("b.pth", "1.0", ""), ("b.pth", "", "0.5")]

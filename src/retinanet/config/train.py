@@ -90,6 +90,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, but is {self.epochs}.")
         require(self.iters is None or self.iters >= 1, f"--iters must be at least 1, but is {self.iters}.")
+        require(
+            self.epochs is None or self.iters is None,
+            "--epochs and --iters both say how long a run is, but both are given (one perhaps in the --config file); "
+            "leave one of them out.",
+        )
         require(self.lr is None or self.lr > 0, f"--lr must be positive, but is {self.lr}.")
         require(self.warmup is None or self.warmup >= 0, f"--warmup must be at least 0, but is {self.warmup}.")
         require(

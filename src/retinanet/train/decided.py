@@ -26,8 +26,9 @@ def write_options(job: TrainingJob, session: Session, step: TrainStep, course: C
 def _decided(job: TrainingJob, session: Session, step: TrainStep, course: Course) -> dict[str, Any]:
     """By the options' fields."""
     data, train = job.data, job.train
+    epochs = None if train.iters else course.total_steps // course.steps_per_epoch
     return {
-        **{"recipe": DEFAULT_RECIPE, **asdict(train.chosen), "epochs": course.total_steps // course.steps_per_epoch},
+        **{"recipe": DEFAULT_RECIPE, **asdict(train.chosen), "epochs": epochs},
         **{"norm": session.network.record.backbones[0].norm, "freeze": session.settings["--freeze"]},
         **{"max_size": data.longest, "workers": choose_workers(data.workers, sharing=local_world_size())},
         **{"lr": peak_rate(train, data.batch), "warmup": warmup_steps(train, course.total_steps)},

@@ -17,12 +17,15 @@ COLUMNS = (
 
 
 class MetricsFile:
-    """One table for all models of a folder; a run replaces the rows of its own model after the step it starts from."""
+    """One table for all models of a folder; a run replaces the rows of its own model after the step it starts from.
 
-    def __init__(self, model: Path, *, start_step: int) -> None:
+    `validation_due`: the validation after that step is still to be done, so a row that it has already is replaced too.
+    """
+
+    def __init__(self, model: Path, *, start_step: int, validation_due: bool = False) -> None:
         self.path = model.parent / "metrics.csv"
         self.model = model.name
-        rows = self._kept(start_step) if self.path.exists() else []
+        rows = self._kept(start_step, validation_due) if self.path.exists() else []
         with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -43,7 +46,7 @@ class MetricsFile:
                 "last checkpoint."
             ) from error
 
-    def _kept(self, start_step: int) -> list[dict[str, str]]:
+    def _kept(self, start_step: int, validation_due: bool) -> list[dict[str, str]]:
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
@@ -52,4 +55,9 @@ class MetricsFile:
                     "into another folder."
                 )
             whole = [row for row in reader if None not in row.values()]  # a run that was killed may leave half a row
-        return [row for row in whole if row["model"] != self.model or int(row["step"]) <= start_step]
+
+        def is_replaced(row: dict[str, str]) -> bool:
+            step = int(row["step"])
+            return step > start_step or (validation_due and step == start_step and row["AP"] != "")
+
+        return [row for row in whole if row["model"] != self.model or not is_replaced(row)]

@@ -114,7 +114,9 @@ def _learn(
     batches = with_mosaics(
         loader, job.train, session.network.record, data, start_step=session.step, total_steps=course.total_steps
     )
-    metrics = MetricsFile(job.path, start_step=session.step) if is_main() else None
+    metrics = None
+    if is_main():
+        metrics = MetricsFile(job.path, start_step=session.step, validation_due=session.validation_due)
     problems = ProblemReport(job.path, data) if is_main() else None
     log = TrainLog(metrics, start_step=session.step, total_steps=course.total_steps, device=step.device)
     if job.train.logdir is not None and is_main():
