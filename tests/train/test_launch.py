@@ -19,6 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.errors import Interrupted, RetinaNetError
 from retinanet.train import ranks, run
+from retinanet.train.alone import train_alone
 from retinanet.train.job import TrainingJob
 from retinanet.train.launch import launch
 
@@ -132,3 +133,33 @@ def test_options_that_machines_may_differ_in_are_not_compared(tmp_path: Path) ->
         assert replace(job, data=data, train=train).shared == job.shared
     for data, train in ((replace(job.data, flip=0.1), job.train), (job.data, replace(job.train, seed=1))):
         assert replace(job, data=data, train=train).shared != job.shared
+
+
+def test_the_only_process_begins_again_from_what_it_saved_when_it_loses_a_reader(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --override too: what was replaced is not replaced again."""
+    job = job_in(tmp_path, max_restarts=2, override=True)
+    job.path.write_text("another model")
+    anew = []
+
+    def train(given: TrainingJob) -> None:
+        anew.append(given.train.override)
+        if len(anew) == 2:
+            given.path.unlink()
+            given.path.write_text("of this run")
+        if len(anew) < 4:
+            lose_a_reader(given)
+
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        train_alone(train, job)
+    assert anew == [True, True, False]
+    told = capsys.readouterr().err.splitlines()
+    assert ["--workers" in line and f"(restart {n} of 2)" in line for n, line in enumerate(told, 1)] == [True, True]
+    train_alone(train, job)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train_alone(fail_by_a_bug, job)
+
+
+def fail_by_a_bug(job: TrainingJob) -> None:
+    raise RuntimeError("a bug")

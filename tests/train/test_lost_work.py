@@ -103,6 +103,19 @@ def test_a_rank_that_dies_restarts_the_run_from_its_last_checkpoint(begin, toget
     assert_same(checkpoint(model), checkpoint(together))
 
 
+def test_the_only_process_goes_on_when_one_that_reads_images_dies(begin, alone: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.pth"
+    process = begin(model, workers=1)
+    wait_for_step(process, model, 1)
+    (reader,) = children_of(process.pid, "retinanet.cli")
+    os.kill(reader, signal.SIGKILL)
+    code, said = finish(process)
+    assert code == 0, said
+    assert "Starting again from the last checkpoint (restart 1 of 2)" in said
+    assert "Traceback" not in said
+    assert_same(checkpoint(model), checkpoint(alone))
+
+
 def test_a_process_that_reads_images_and_dies_restarts_the_run(begin, together: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.pth"
     process = begin(model, **PAIR, workers=1)

@@ -81,7 +81,7 @@ class TrainConfig:
     devices: int | None = None
     """GPUs, or processes on a CPU, that train together (default: every GPU; one process on a CPU)."""
     max_restarts: int = 2
-    """How often a run on several devices begins again from its last checkpoint when one of its processes dies."""
+    """How often a run begins again from its last checkpoint when one of its processes dies."""
     save_every: float = 10.0
     """Minutes between checkpoints; each validation, the end and an interruption write one too."""
     override: bool = False

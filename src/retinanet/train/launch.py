@@ -22,6 +22,7 @@ from retinanet.errors import Interrupted, RetinaNetError
 from retinanet.train import reports
 from retinanet.train.job import TrainingJob
 from retinanet.train.rank_process import SIGNALS, run_rank
+from retinanet.train.restart import written
 
 _NOTHING_SAVED = "Interrupted; nothing was saved since the last checkpoint."
 
@@ -37,10 +38,10 @@ def launch(train: Callable[[TrainingJob], None], job: TrainingJob, devices: int)
         RetinaNetError: what a rank raised; or processes died too often.
     """
     config = job.train
-    untouched = _written(job.path)
+    untouched = written(job.path)
     for restarts in range(config.max_restarts + 1):
         # --override replaces what was there when the command was given, not what this run has saved since.
-        anew = config.override and _written(job.path) == untouched
+        anew = config.override and written(job.path) == untouched
         with tempfile.TemporaryDirectory(prefix="retinanet-") as folder, _forwarding(Path(folder)) as stops:
             again = replace(job, train=replace(config, override=anew))
             death = _run_once(Path(folder), train, again, devices)
@@ -131,14 +132,6 @@ def _forwarding(folder: Path) -> Iterator[threading.Event]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _written(path: Path) -> tuple[int, int] | None:
-    """Tells one state of a file from another; None where there is none."""
-    with suppress(FileNotFoundError):
-        state = path.stat()
-        return state.st_ino, state.st_mtime_ns
-    return None
 
 
 def _as_error(sentence: str, exit_code: int) -> RetinaNetError:

@@ -1,4 +1,4 @@
-"""Whether torchrun has started this run again, and what the run had saved by then."""
+"""Whether a checkpoint is the run's own, when something has started it again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from retinanet.train import reports
 _RUN = "TORCHELASTIC_RUN_ID"
 _MARGIN = 0.5
 """Seconds: clocks are coarse, and no run has saved anything so soon after its launcher began."""
+
+
+def written(path: Path) -> tuple[int, int] | None:
+    """Tells one state of a file from another; None where there is none."""
+    with suppress(FileNotFoundError):
+        state = path.stat()
+        return state.st_ino, state.st_mtime_ns
+    return None
 
 
 def saved_since_torchrun_began(path: Path) -> bool:

@@ -13,6 +13,7 @@ from retinanet.device import device_context, tune
 from retinanet.errors import DataError, Interrupted
 from retinanet.predict.dataset import tell_dropped_images
 from retinanet.report.run import report_training
+from retinanet.train.alone import train_alone
 from retinanet.train.assembly import training_loader, training_plan, training_step
 from retinanet.train.board import Board
 from retinanet.train.decided import write_options
@@ -55,7 +56,10 @@ def run_training(job: TrainingJob) -> None:
     device = device_of_rank(job.train)
     tune(device)
     with device_context(device), process_group(device):
-        _train(job, device)
+        if started_by_launcher():
+            _train(job, device)
+        else:
+            train_alone(partial(_train, device=device), job)
 
 
 def _train(job: TrainingJob, device: torch.device) -> None:
