@@ -72,8 +72,8 @@ def _train(job: TrainingJob, device: torch.device) -> None:
     plan = training_plan(data, job.data, job.train.seed)
     epochs = choose_epochs(job.train, plan.steps_per_epoch, fine_tuned=job.model.fine_tune is not None)
     total_steps = job.train.iters or epochs * plan.steps_per_epoch
-    seen = (len(data), held_out and len(held_out))
-    require_same("model, data and options", (session.step, session.network.record, session.settings, seen, job.shared))
+    model, seen = (session.step, session.network.record, session.settings), (len(data), held_out and len(held_out))
+    require_same("model, data and options", (model, seen, total_steps, job.shared))
     done = why_done(session, job.train, total_steps, validates=held_out is not None)
     if done:
         _say(done)
