@@ -8,6 +8,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from retinanet.ops.decode import triton as decode
+from retinanet.ops.feature_maps import triton as feature_maps
 from retinanet.ops.focal_loss import triton as focal_loss
 from retinanet.ops.nms import triton as nms
 from retinanet.ops.normalise import triton as normalise
@@ -50,8 +51,12 @@ def kind_of(value):
 
 for module in (decode, nms, focal_loss):
     module.wrap_triton = Recorder
-normalise._normalise = Recorder(normalise._normalise)
-recolour._recolour = Recorder(recolour._recolour)
+for module, name in (
+    *((feature_maps, name) for name in ("_add_bias", "_max_pool", "_upsample")),
+    (normalise, "_normalise"),
+    (recolour, "_recolour"),
+):
+    setattr(module, name, Recorder(getattr(module, name)))
 
 
 def decode_all(dtype, layout, *, anchors=9, classes=80, size=(20, 30), top_n=1000):
@@ -78,3 +83,7 @@ for shape, gamma in (((10, 80), 2.0), ((10, 80), 1.5), ((1, 1), 2.0)):
 pictures, sizes = torch.zeros(1, 3, 32, 64, dtype=torch.uint8), torch.zeros(1, 2, dtype=torch.int64)
 normalise.normalise(pictures, sizes, torch.zeros(3, dtype=torch.float16), torch.ones(3, dtype=torch.float16))
 recolour.recolour_(pictures, sizes, torch.zeros(1, 3, 4))
+maps = torch.zeros(1, 16, 8, 8, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+feature_maps.add_bias(maps, maps[0, :, 0, 0])
+feature_maps.max_pool(maps, 3, 2, 1)
+feature_maps.upsample(maps, (16, 16), maps[0, :, 0, 0])

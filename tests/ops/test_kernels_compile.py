@@ -14,5 +14,5 @@ def test_kernels_compile_for_older_and_newer_gpus():
     done = subprocess.run([sys.executable, script, "75", "90"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = {"_scan", "_shorten", "_expand", "_emit", "_rank", "_suppress", "_collect", "_forward", "_backward"}
-    kernels |= {"_normalise", "_recolour"}
+    kernels |= {"_normalise", "_recolour", "_add_bias", "_max_pool", "_upsample"}
     assert set(done.stdout.splitlines()) == {f"{kernel} {target}" for kernel in kernels for target in (75, 90)}
