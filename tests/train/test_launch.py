@@ -74,8 +74,8 @@ def test_only_what_may_go_better_is_tried_again_and_each_ending_names_its_remedy
 
 SIGNALLED = """
 import os, pathlib, signal, sys
-from retinanet.train.rank_process import SIGNALS, run_rank
-signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # of all threads that are to come
+from retinanet.train.rank_process import run_rank
 os.kill(os.getpid(), signal.SIGTERM)
 run_rank(os.getppid(), pathlib.Path(sys.argv[1]), print, None)
 """
