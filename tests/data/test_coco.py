@@ -112,7 +112,7 @@ def test_training_needs_one_usable_box(read):
     top["annotations"] = [annotation(1, 7, 3, [0, 0, 0, 0]), annotation(2, 7, 3, [0, 0, 9, 9], iscrowd=1)]
     with pytest.raises(DataError, match=r"none is usable \(degenerate box: 1"):
         read(top).check_trainable()
-    with pytest.raises(DataError, match=r"none is usable \(3 images, 0 boxes"):
+    with pytest.raises(DataError, match=r"none is usable \(3 images, no boxes\)"):
         read({**top, "annotations": []}).check_trainable()
 
 

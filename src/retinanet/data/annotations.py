@@ -120,7 +120,8 @@ class CocoData:
     def check_trainable(self) -> None:
         """Raise `DataError` unless at least one box can be trained on."""
         if not (self.usable & ~self.crowd).any():
-            found = self.problem_counts() or f"{counted(len(self), 'image')}, all boxes are crowds"
+            boxes = "all boxes are crowds" if len(self.boxes) else "no boxes"
+            found = self.problem_counts() or f"{counted(len(self), 'image')}, {boxes}"
             raise DataError(f"{self.source} should hold boxes to train on, but none is usable ({found}); correct it.")
 
     @property
