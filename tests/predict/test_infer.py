@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,33 @@ def test_names_in_annotations_never_lead_out_of_the_folder_of_drawings(
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before) - {tmp_path / "detections.json"}
     assert len(new) == 7
     assert all(path.is_relative_to(tmp_path / "drawn") for path in new)
+
+
+def test_neither_images_nor_annotations_are_overwritten(
+    infer: Command, own_shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(path.name for path in own_shapes.val_images.iterdir())
+    (own_shapes.val_images / "sub").mkdir()
+    (own_shapes.val_images / "sub" / names[0]).write_bytes((own_shapes.val_images / names[1]).read_bytes())
+    (tmp_path / "link").symlink_to(own_shapes.val_images)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.chdir(own_shapes.val_images)
+    alone = {"images": own_shapes.val_images, "annotations": None}
+    annotated = {"images": own_shapes.val_images, "annotations": own_shapes.val_annotations}
+    pattern = {"images": f"../{own_shapes.val_images.name}/*.jpg", "annotations": None}
+    attempts: list[tuple[dict[str, Any], str]] = [
+        ({**alone, "draw": own_shapes.val_images}, names[0]),
+        ({**alone, "draw": own_shapes.val_images / "sub"}, names[0]),
+        ({**annotated, "draw": tmp_path / "link"}, names[0]),
+        ({**pattern, "draw": ".."}, names[0]),
+        ({**annotated, "output": own_shapes.val_annotations}, "annotations"),
+    ]
+    for options, lost in attempts:
+        done = infer(**options)
+        assert done.code == 2
+        assert "would overwrite" in done.sentence
+        assert lost in done.sentence
+        assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")

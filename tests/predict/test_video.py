@@ -143,6 +143,14 @@ def test_an_interrupted_video_is_whole_after_resuming(
     assert [nearest(frame, frames) for frame in drawn] == list(range(FRAMES))
 
 
+def test_a_video_is_not_overwritten_by_its_annotated_one(infer: Command, video: Path) -> None:
+    before = video.read_bytes()
+    done = infer(draw=video.parent)
+    assert done.code == 2
+    assert "would overwrite" in done.sentence
+    assert video.read_bytes() == before
+
+
 def test_odd_sides_lose_a_line_in_the_annotated_video(infer: Command, tmp_path: Path) -> None:
     odd = make_video(tmp_path / "odd.mkv", torch.zeros(3, 3, 63, 95, dtype=torch.uint8))
     assert images_only(odd).sizes.tolist() == [[63, 95]] * 3

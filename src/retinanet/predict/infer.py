@@ -14,14 +14,14 @@ from retinanet.data.classes import require_same_classes
 from retinanet.data.coco import read_annotations
 from retinanet.data.folder import images_only
 from retinanet.data.video import Video
-from retinanet.errors import DataError, Interrupted
+from retinanet.errors import DataError, Interrupted, UsageError
 from retinanet.files import is_device, require_writable
 from retinanet.predict.dataset import show_progress, tell_dropped_images, tell_left_out
 from retinanet.predict.delivery import Delivery
 from retinanet.predict.formats.kinds import results_format, results_writer
 from retinanet.predict.image_lists import write_failed_list, write_image_list
 from retinanet.predict.journal import Finished, Journal
-from retinanet.predict.pictures import make_picture_folder
+from retinanet.predict.pictures import make_picture_folder, require_no_original
 from retinanet.predict.predictor import Predictor, load
 from retinanet.predict.processes import choose_processes, run_processes
 from retinanet.predict.results import Results, concatenate
@@ -49,14 +49,19 @@ def run_inference(
     What is done lies in a folder beside `output`, with .partial after its name, until all of it is.
 
     Raises:
+        UsageError: if annotations or images would be overwritten.
         Interrupted: by SIGINT or SIGTERM.
         RetinaNetError: what the user can act on. Either keeps what is done for `config.resume`.
     """
     results_format(output)
     require_writable(output)
+    if annotations and output.exists() and output.samefile(annotations):
+        raise UsageError(f"--output {output} would overwrite the annotations; name another file.")
     if draw is not None:
         make_picture_folder(draw)
     data = read_annotations(annotations, images) if annotations else images_only(images)
+    if draw is not None:
+        require_no_original(data, draw)
     tell_dropped_images(data)
     devices = choose_processes(config, model, data)
     predictor = load(model, config=config, postprocess=postprocess) if len(devices) == 1 else None

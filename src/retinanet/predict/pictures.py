@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from retinanet.boxes import from_xywh
 from retinanet.data.annotations import CocoData
+from retinanet.data.video import Video
 from retinanet.errors import UsageError
 from retinanet.files import atomic_write
 from retinanet.predict.draw import draw_detections
@@ -27,6 +29,27 @@ def make_picture_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--draw {folder} cannot be made ({error.strerror}); name another folder.") from error
+
+
+def require_no_original(data: CocoData, folder: Path) -> None:
+    """Raise `UsageError` if a picture of `data` drawn into `folder` would take the place of one of the images."""
+    root = os.path.realpath(folder)
+    if isinstance(data, Video):
+        originals, targets = {os.path.realpath(data.source)}, [str(drawn_video(data, Path(root)))]
+    else:
+        assert data.images_dir is not None
+        images = os.path.realpath(data.images_dir)
+        names = [data.file_names[index] for index in range(len(data))]
+        originals = {os.path.normpath(os.path.join(images, name)) for name in names}
+        targets = [str(_place(Path(root), name)) for name in names]
+    lost = next((target for target in targets if target in originals), None)
+    if lost is not None:
+        raise UsageError(f"--draw {folder} would overwrite the image {lost}; name a folder without images.")
+
+
+def drawn_video(video: Video, folder: Path) -> Path:
+    """The video in `folder` that shows what is found in `video`."""
+    return folder / f"{video.source.stem}.mp4"
 
 
 def draw_results(data: CocoData, index: int, results: Results, classes: ClassMap) -> Image.Image:

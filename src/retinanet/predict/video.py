@@ -12,7 +12,7 @@ import torch
 from retinanet.data.video import Video, video_library
 from retinanet.files import atomic_write
 from retinanet.predict.journal import Finished
-from retinanet.predict.pictures import draw_results
+from retinanet.predict.pictures import draw_results, drawn_video
 from retinanet.types import ClassMap
 
 
@@ -36,5 +36,5 @@ def annotated_video(video: Video, classes: ClassMap, folder: Path) -> Iterator[C
                 picture = np.array(draw_results(video, index, finished.results, classes))[:height, :width]
                 stream.add_frames(torch.from_numpy(picture).permute(2, 0, 1)[None])
 
-    with atomic_write(folder / f"{video.source.stem}.mp4") as temporary, encoder.open_file(temporary):
+    with atomic_write(drawn_video(video, folder)) as temporary, encoder.open_file(temporary):
         yield add
