@@ -285,3 +285,13 @@ def test_images_and_annotations_can_be_dropped(tmp_path):
     assert list(columns.annotation_ids) == [5, 11]
     assert list(columns.boxes) == [10, 20, 30, 40, 0, 0, 5, 5]
     assert list(columns.crowd) == [1, 0]
+
+
+def test_a_box_of_huge_sides_brings_no_warning_of_ours(read, recwarn):
+    top = document()
+    huge = annotation(1, 7, 3, [0, 0, 1e308, 1e308])
+    huge.pop("area", None)
+    top["annotations"] = [huge]
+    data = read(top)
+    assert [problem.kind for problem in data.problems] == ["clipped box"]
+    assert not recwarn.list

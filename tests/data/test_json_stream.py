@@ -1,5 +1,6 @@
 """The incremental reader against json.loads, at every possible cut of the text."""
 
+import gzip
 import json
 import math
 
@@ -76,7 +77,7 @@ def test_nan_infinity_and_a_byte_order_mark_are_accepted(write):
         ('{"a": 1} x', "expected the end of the file at line 1, column 10"),
         ('{"a": 1,\n "b": [{"x": tru}]}', "line 2, column 14"),
         ('{\n"a": [{"x": 1},\n{"x" 2}]}', "line 3, column 6"),
-        ('{"a": "never closed', "line 1, column 7"),
+        ('{"a": "never closed', "file's end at line 1, column 7"),
         ("{a: 1}", "line 1, column 2"),
         ('{"a": [1,]}', "line 1, column 10"),
         ("GIF89a", "line 1, column 1"),
@@ -112,6 +113,7 @@ def test_an_early_error_is_found_without_reading_on(write, monkeypatch):
     ("content", "message"),
     [
         (b"\xff\xd8\xff\xe0 a JPEG", "not UTF-8"),
+        (gzip.compress(b'{"a": 1}'), "unpacked"),
         (b'{"a": ' + b"[" * 200_000, "recursion"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
     ],

@@ -28,7 +28,9 @@ def stream_members(path: Path) -> Iterator[tuple[str, Any]]:
         with open(path, encoding="utf-8-sig") as file:
             yield from _Reader(path, file).members()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} should be a JSON file, but is not UTF-8 text; give the annotation file.") from error
+        raise DataError(
+            f"{path} should be a JSON file, but is not UTF-8 text; give the annotation file, unpacked, in UTF-8."
+        ) from error
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}); give an annotation file.") from error
 
@@ -106,7 +108,8 @@ class _Reader:
                 in_string = error.msg.startswith("Unterminated string")
                 if self.at_end or not (in_string or self.may_be_cut(error.pos)):
                     self.position = error.pos
-                    self.fail(error.msg[0].lower() + error.msg[1:])
+                    what = error.msg[0].lower() + error.msg[1:]
+                    self.fail("expected a string's closing quotes, found the file's end" if in_string else what)
             except (RecursionError, ValueError) as error:
                 self.fail(str(error))
             else:
