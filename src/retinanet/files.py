@@ -51,6 +51,13 @@ def atomic_write(path: str | os.PathLike[str], folder: Path | None = None) -> It
         temporary.unlink(missing_ok=True)
 
 
+def require_other_file(option: str, output: Path, *sources: Path | None) -> None:
+    """Raise `UsageError` if what `option` names, `output`, is one of the files that the command reads."""
+    for source in sources:
+        if source is not None and output.exists() and source.exists() and output.samefile(source):
+            raise UsageError(f"{option} {output} would overwrite what is read from it; name another file.")
+
+
 def require_writable(path: str | os.PathLike[str]) -> None:
     """Check, before hours of work, that `atomic_write(path)` will find a folder that it may write in.
 

@@ -350,6 +350,15 @@ def test_a_folder_that_cannot_be_written(ward: Ward, option: str) -> None:
     assert str(target.parent) in done.sentence
 
 
+@pytest.mark.parametrize("option", ["output", "json"])
+def test_the_annotations_are_not_overwritten(ward: Ward, option: str) -> None:
+    before = {path: path.read_bytes() for path in ward.root.rglob("*.json")}
+    done, _ = ward(**{option: next(path for path in before if path.name == "train.json")})
+    assert done.code == 2
+    assert "would overwrite" in done.sentence
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_one_batch_is_learned_by_heart(ward: Ward) -> None:
     """Crowds, which are not taught, are not expected back."""
 

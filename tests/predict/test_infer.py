@@ -154,7 +154,7 @@ def test_neither_images_nor_annotations_are_overwritten(
         ({**alone, "draw": own_shapes.val_images / "sub"}, names[0]),
         ({**annotated, "draw": tmp_path / "link"}, names[0]),
         ({**pattern, "draw": ".."}, names[0]),
-        ({**annotated, "output": own_shapes.val_annotations}, "annotations"),
+        ({**annotated, "output": own_shapes.val_annotations}, "--output"),
     ]
     for options, lost in attempts:
         done = infer(**options)

@@ -17,6 +17,7 @@ from report_cases import SIDE, random_case, read
 import browser
 from command_line import Command, Shapes
 from retinanet.config import PostprocessConfig, PredictConfig
+from retinanet.errors import UsageError
 from retinanet.evaluate import evaluate
 from retinanet.report import run
 from retinanet.report.figures import measure
@@ -210,3 +211,17 @@ def test_images_that_are_missing_or_broken_are_left_out(retinanet: Command, case
     assert done.code == 0
     assert "100.png" in done.err
     assert "39 images" in output.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "results.json"])
+def test_what_is_read_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / "annotations.json", tmp_path / "results.json"):
+        path.write_text("[]")
+    options: dict[str, Path] = {
+        "images": tmp_path,
+        "annotations": tmp_path / "annotations.json",
+        "output": tmp_path / name,
+    }
+    with pytest.raises(UsageError, match="would overwrite"):
+        run.run_report(tmp_path / "results.json", **options, postprocess=PostprocessConfig(), predict=PredictConfig())
+    assert (tmp_path / name).read_text() == "[]"

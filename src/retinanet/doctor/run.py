@@ -26,7 +26,7 @@ from retinanet.doctor.record import write_record
 from retinanet.doctor.scan import Scan, scan_images
 from retinanet.doctor.text import describe
 from retinanet.errors import UsageError
-from retinanet.files import require_writable
+from retinanet.files import require_other_file, require_writable
 
 _ORDER = ("error", "warning", "note")
 
@@ -52,8 +52,10 @@ def run_doctor(
     if (val_images is None) != (val_annotations is None):
         raise UsageError("--val-images and --val-annotations go together, but one is missing; give both or none.")
     require_writable(output)
+    require_other_file("--output", output, annotations, val_annotations)
     if json not in (None, "-"):
         require_writable(Path(json))
+        require_other_file("--json", Path(json), annotations, val_annotations)
     sets: dict[Split, tuple[Path, Path]] = {"training": (images, annotations)}
     if val_images is not None and val_annotations is not None:
         sets["validation"] = (val_images, val_annotations)

@@ -14,8 +14,8 @@ from retinanet.data.classes import require_same_classes
 from retinanet.data.coco import read_annotations
 from retinanet.data.folder import images_only
 from retinanet.data.video import Video
-from retinanet.errors import DataError, Interrupted, UsageError
-from retinanet.files import is_device, require_writable
+from retinanet.errors import DataError, Interrupted
+from retinanet.files import is_device, require_other_file, require_writable
 from retinanet.predict.dataset import show_progress, tell_dropped_images, tell_left_out
 from retinanet.predict.delivery import Delivery
 from retinanet.predict.formats.kinds import results_format, results_writer
@@ -55,8 +55,7 @@ def run_inference(
     """
     results_format(output)
     require_writable(output)
-    if annotations and output.exists() and output.samefile(annotations):
-        raise UsageError(f"--output {output} would overwrite the annotations; name another file.")
+    require_other_file("--output", output, annotations)
     if draw is not None:
         make_picture_folder(draw)
     data = read_annotations(annotations, images) if annotations else images_only(images)

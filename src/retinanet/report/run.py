@@ -13,7 +13,7 @@ from retinanet.data.classes import require_same_classes
 from retinanet.data.coco import read_annotations
 from retinanet.device import choose_workers
 from retinanet.errors import UsageError
-from retinanet.files import require_writable
+from retinanet.files import require_other_file, require_writable
 from retinanet.predict.dataset import collect_results, tell_dropped_images
 from retinanet.predict.predictor import load
 from retinanet.predict.results import Results, read_results
@@ -35,6 +35,7 @@ def run_report(
         RetinaNetError: what the user can act on.
     """
     require_writable(output)
+    require_other_file("--output", output, annotations, source)
     if source.suffix.lower() == ".json":
         if (postprocess, predict) != (PostprocessConfig(), PredictConfig()):
             raise UsageError(
