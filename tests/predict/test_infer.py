@@ -144,6 +144,9 @@ def test_neither_images_nor_annotations_are_overwritten(
     (own_shapes.val_images / "sub").mkdir()
     (own_shapes.val_images / "sub" / names[0]).write_bytes((own_shapes.val_images / names[1]).read_bytes())
     (tmp_path / "link").symlink_to(own_shapes.val_images)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / names[2]).symlink_to(own_shapes.val_images / names[2])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     monkeypatch.chdir(own_shapes.val_images)
     alone = {"images": own_shapes.val_images, "annotations": None}
@@ -154,6 +157,7 @@ def test_neither_images_nor_annotations_are_overwritten(
         ({**alone, "draw": own_shapes.val_images / "sub"}, names[0]),
         ({**annotated, "draw": tmp_path / "link"}, names[0]),
         ({**pattern, "draw": ".."}, names[0]),
+        ({"images": linked, "annotations": None, "draw": own_shapes.val_images}, names[2]),
         ({**annotated, "output": own_shapes.val_annotations}, "--output"),
     ]
     for options, lost in attempts:

@@ -12,6 +12,7 @@ from retinanet.config import DataConfig, PostprocessConfig, TrainConfig
 from retinanet.data.annotations import CocoData
 from retinanet.doctor.coverage import MATCHING, Targets, best_ious, resize_targets
 from retinanet.train.length import EPOCHS, STEPS, choose_epochs
+from retinanet.words import counted
 
 GAIN = 0.03
 """Share of the boxes that a setting must win to be worth its sentence."""
@@ -83,7 +84,7 @@ def _length_advice(data: CocoData, config: DataConfig) -> Iterator[Advice]:
         options["--batch"] = str(max(1, 2 ** int(math.log2(max(len(data) / 4, 1)))))
     asked = f"--batch {options['--batch']}: " if options else ""
     sentence = (
-        f"{asked}{len(data)} images are few: batches of {config.batch} are seen for {epochs} epochs, to make {STEPS:,} "
+        f"{asked}only {counted(len(data), 'image')}: batches of {config.batch} are seen for {epochs} epochs, to make {STEPS:,} "
         "steps. A model of a larger set learns more from so few: --fine-tune."
     )
     yield Advice(sentence, options)
@@ -95,7 +96,7 @@ def _crowded_advice(targets: Targets) -> Iterator[Advice]:
     if (most := int(counts.max())) > kept:
         more = math.ceil(most * 1.5 / 100) * 100
         sentence = (
-            f"--detections {more} for `retinanet infer`: {int((counts > kept).sum())} images hold more than the "
-            f"{kept} objects that it keeps, at most {most}."
+            f"--detections {more} for `retinanet infer`: up to {most} objects in an image, more than the "
+            f"{kept} that it keeps, in {counted(int((counts > kept).sum()), 'image')}."
         )
         yield Advice(sentence, {"--detections": str(more)})

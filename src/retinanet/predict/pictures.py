@@ -40,7 +40,8 @@ def require_no_original(data: CocoData, folder: Path) -> None:
         assert data.images_dir is not None
         images = os.path.realpath(data.images_dir)
         names = [data.file_names[index] for index in range(len(data))]
-        originals = {os.path.normpath(os.path.join(images, name)) for name in names}
+        places = [os.path.normpath(os.path.join(images, name)) for name in names]
+        originals = {*places, *map(os.path.realpath, places)}  # links to images, and the images
         targets = [str(_place(Path(root), name)) for name in names]
     lost = next((target for target in targets if target in originals), None)
     if lost is not None:
