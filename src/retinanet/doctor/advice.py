@@ -84,8 +84,8 @@ def _length_advice(data: CocoData, config: DataConfig) -> Iterator[Advice]:
         options["--batch"] = str(max(1, 2 ** int(math.log2(max(len(data) / 4, 1)))))
     asked = f"--batch {options['--batch']}: " if options else ""
     sentence = (
-        f"{asked}only {counted(len(data), 'image')}: batches of {config.batch} are seen for {epochs} epochs, to make {STEPS:,} "
-        "steps. A model of a larger set learns more from so few: --fine-tune."
+        f"{asked}only {counted(len(data), 'image')}: batches of {config.batch} are seen for {epochs} epochs, to make "
+        f"{STEPS:,} steps. A model of a larger set learns more from so few: --fine-tune."
     )
     yield Advice(sentence, options)
 
