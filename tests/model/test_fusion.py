@@ -18,7 +18,7 @@ from retinanet.model.network import RetinaNet
 from retinanet.model.record import ModelRecord
 from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.predict.runtimes.torch import TorchRuntime
-from retinanet.types import Batch
+from retinanet.types import Batch, HeadOutputs
 
 
 def disturb(module: nn.Module) -> nn.Module:
@@ -159,27 +159,33 @@ def test_code_that_depends_on_the_data_runs_as_it_is() -> None:
     assert isinstance(fuse_module(Counting().eval()), Counting)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "densenet121"])
-def test_the_fused_network_says_the_same(name: str, record: ModelRecord, batch: Batch) -> None:
-    """Pyramid, heads and stem too."""
+def disturbed_network(record: ModelRecord, name: str) -> RetinaNet:
     record = replace(record, backbones=(replace(record.backbones[0], name=name),))
     torch.manual_seed(0)
     network = RetinaNet(record).eval()
     disturb(network)
+    return network
+
+
+def assert_same_outputs(expected: HeadOutputs, found: HeadOutputs) -> None:
+    assert found.strides == expected.strides
+    for one, two in zip([*expected.logits, *expected.deltas], [*found.logits, *found.deltas], strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=3e-5 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "densenet121"])
+def test_the_fused_network_says_the_same(name: str, record: ModelRecord, batch: Batch) -> None:
+    """Pyramid, heads and stem too."""
+    network = disturbed_network(record, name)
     with torch.inference_mode():
         expected = network(batch.images, batch.image_sizes)
         outputs = fused(network)(batch.images, batch.image_sizes)
-    assert outputs.strides == expected.strides
-    for one, two in zip([*expected.logits, *expected.deltas], [*outputs.logits, *outputs.deltas], strict=True):
-        torch.testing.assert_close(two, one, rtol=1e-4, atol=3e-5 * float(one.abs().max()))
+    assert_same_outputs(expected, outputs)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
 def test_folding_alone_leaves_ordinary_modules_under_their_names(name: str, record: ModelRecord, batch: Batch) -> None:
-    record = replace(record, backbones=(replace(record.backbones[0], name=name),))
-    torch.manual_seed(0)
-    network = RetinaNet(record).eval()
-    disturb(network)
+    network = disturbed_network(record, name)
     with torch.inference_mode():
         expected = network(batch.images, batch.image_sizes)
     before = {part: kind for part, kind in network.named_modules() if isinstance(kind, nn.Conv2d)}
@@ -193,18 +199,14 @@ def test_folding_alone_leaves_ordinary_modules_under_their_names(name: str, reco
     assert not any(isinstance(part, nn.BatchNorm2d | ConvRelu) for part in called)
     with torch.inference_mode():
         found = folded(batch.images, batch.image_sizes)
-    for one, two in zip([*expected.logits, *expected.deltas], [*found.logits, *found.deltas], strict=True):
-        torch.testing.assert_close(two, one, rtol=1e-4, atol=3e-5 * float(one.abs().max()))
+    assert_same_outputs(expected, found)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_fused_network_on_a_gpu(record: ModelRecord, batch: Batch) -> None:
     """With our kernels, as run and as branches of a graph."""
-    record = replace(record, backbones=(replace(record.backbones[0], name="resnet50"),))
-    torch.manual_seed(0)
-    network = RetinaNet(record).eval().cuda()
-    disturb(network)
+    network = disturbed_network(record, "resnet50").cuda()
     inputs = batch.images.cuda(), batch.image_sizes.cuda()
     with torch.inference_mode():
         expected = network(*inputs)

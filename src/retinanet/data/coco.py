@@ -44,9 +44,9 @@ def join_columns(path: Path, columns: Columns, images: Path | None) -> CocoData:
     present = np.ones(len(names), dtype=bool) if images is None else present_images(images, names)
     order = np.argsort(image_of, kind="stable")
     order = order[present[image_of[order]]]
-    with np.errstate(invalid="ignore", over="ignore"):  # such boxes are told of by their status
-        products = np.prod(np.asarray(columns.boxes).reshape(-1, 4)[order, 2:], axis=1)
     boxes, areas = np.asarray(columns.boxes).reshape(-1, 4)[order], np.asarray(columns.areas)[order]
+    with np.errstate(invalid="ignore", over="ignore"):  # such boxes are told of by their status
+        areas = np.where(np.isfinite(areas), areas, boxes[:, 2] * boxes[:, 3])
     return CocoData(
         source=path,
         images_dir=images,
@@ -57,7 +57,7 @@ def join_columns(path: Path, columns: Columns, images: Path | None) -> CocoData:
         offsets=np.cumsum([0, *np.bincount(image_of, minlength=len(names))[present]]),
         annotation_ids=annotation_ids[order],
         boxes=boxes,
-        areas=np.where(np.isfinite(areas), areas, products),
+        areas=areas,
         labels=labels[order].astype(np.int32),
         crowd=np.asarray(columns.crowd, dtype=bool)[order],
         status=box_status(boxes, sizes[image_of[order]]),
