@@ -4,6 +4,8 @@ Each message says what was expected, what was found, and what to do. Broken inva
 assertions, not these.
 """
 
+from __future__ import annotations
+
 
 class RetinaNetError(Exception):
     """A run that failed for a reason its user can act on."""
@@ -44,6 +46,11 @@ class Interrupted(RetinaNetError):
 class ReaderLost(RetinaNetError):
     """A process that reads images was ended from outside; the same again may well succeed."""
 
+    @classmethod
+    def because(cls, reason: str) -> ReaderLost:
+        """The sentence, with `reason` in it."""
+        return cls(f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory.")
+
 
 def explain(error: BaseException) -> RetinaNetError | None:
     """What a user can do about an error that PyTorch raised; None where that is not known."""
@@ -55,7 +62,5 @@ def explain(error: BaseException) -> RetinaNetError | None:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return RetinaNetError(f"Compiling failed ({reason}); give --no-compile.")
     if isinstance(error, RuntimeError) and reason.startswith("DataLoader worker"):
-        return ReaderLost(
-            f"A process that reads images was ended ({reason}); lower --workers or --batch, or free memory."
-        )
+        return ReaderLost.because(reason)
     return None

@@ -2,9 +2,7 @@
 
 import dataclasses
 import itertools
-import os
 import pickle
-import signal
 
 import numpy as np
 import pytest
@@ -242,12 +240,3 @@ def test_a_very_wide_picture_and_a_single_pixel(tmp_path):
     assert sizes[3] == [1, 80]
     assert sizes[1] == [48, 48]
     assert sizes[2] == [48, 72]
-
-
-def test_workers_leave_an_interrupt_to_the_main_process(source):
-    loader = load(source.with_suffix(".json"), source, workers=1)
-    batches = iter(loader._batches)
-    next(batches)
-    (worker,) = batches._workers
-    os.kill(worker.pid, signal.SIGINT)
-    assert len(list(batches)) == len(loader) - 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retinanet.data.preparation import Preparation
+from retinanet.data.readers import reading
 from retinanet.errors import DataError
 from retinanet.ops.recolour import recolour_
 from retinanet.types import Batch
@@ -55,14 +56,15 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         usable = 0
-        for done, (batch, broken, _) in enumerate(self._make(), start=1):
-            self.broken.update(broken)
-            usable += int((batch.image_ids >= 0).sum())
-            if (
-                not (usable or self._shared)
-                and self.broken
-                and done in (self.preparation.plan.steps_per_epoch, len(self))
-            ):
-                first = next(iter(self.broken.values()))
-                raise DataError(f"None of the {len(self.broken)} images could be used; the first: {first}")
-            yield batch
+        with reading(self._make) as made:
+            for done, (batch, broken, _) in enumerate(made, start=1):
+                self.broken.update(broken)
+                usable += int((batch.image_ids >= 0).sum())
+                if (
+                    not (usable or self._shared)
+                    and self.broken
+                    and done in (self.preparation.plan.steps_per_epoch, len(self))
+                ):
+                    first = next(iter(self.broken.values()))
+                    raise DataError(f"None of the {len(self.broken)} images could be used; the first: {first}")
+                yield batch

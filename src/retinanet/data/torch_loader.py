@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
@@ -17,11 +15,10 @@ from retinanet.data.batching import assemble_images, empty_images
 from retinanet.data.loader import Loader, Made
 from retinanet.data.prefetch import prefetch
 from retinanet.data.preparation import Plan, Preparation
+from retinanet.data.readers import made_by_readers
 from retinanet.data.sampler import BLANK, BatchPlan
 from retinanet.data.views import View, show
 from retinanet.errors import DataError
-
-T = TypeVar("T")
 
 CPU = torch.device("cpu")
 
@@ -53,23 +50,16 @@ class TorchLoader(Loader):
         steps = range(start_step, plan.steps_per_epoch if total_steps is None else total_steps)
         super().__init__(Preparation(data, plan, resize, max_size, augment, seed, rank, world), steps, shared)
         self.device = device
-        self._batches = DataLoader(
-            BatchMaker(self.preparation, device),
-            batch_size=None,  # an item is a whole batch, made by one worker
-            sampler=steps,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=ignore_interrupt,
-            generator=torch.Generator(),  # its own, so that iterating leaves the run's random state alone
-        )
+        maker = BatchMaker(self.preparation, device)
+        self._batches = made_by_readers(maker, steps, workers, pinned=device.type == "cuda")
 
     def _make(self) -> Iterator[Made]:
-        return prefetch(self._batches, self.device) if self.device.type == "cuda" else iter(self._batches)
+        made = iter(self._batches)
+        return prefetch(made, self.device) if self.device.type == "cuda" else made
 
 
 @dataclass(frozen=True, eq=False)
-class BatchMaker(Dataset):
+class BatchMaker(Dataset[Made]):
     """Step → its batch, and what is wrong with the broken images met on the way. Runs in the workers."""
 
     preparation: Preparation
@@ -102,14 +92,3 @@ class BatchMaker(Dataset):
         view = self.preparation.view(index, (image.shape[1], image.shape[2]), plan)
         show(image, view, canvas)
         return view
-
-
-def _as_it_is(item: T) -> T:
-    return item
-
-
-def ignore_interrupt(worker: int) -> None:
-    """For `worker_init_fn` of a data loader: leave Ctrl-C and SIGTERM to the main process."""
-    # Terminals and job schedulers send them to the workers too; the main process saves its work and ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from retinanet.data.annotations import CocoData
 from retinanet.data.images import ImageFacts, inspect_image
-from retinanet.data.torch_loader import ignore_interrupt
+from retinanet.data.readers import made_by_readers, reading
 from retinanet.doctor.findings import Case
 from retinanet.errors import DataError
 
@@ -59,25 +59,18 @@ def scan_images(data: CocoData, workers: int, title: str, limit: int = MAX_IMAGE
     """Open the images of `data`, or `limit` of them; progress goes to stderr."""
     indices = np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).round().astype(np.int64))
     chunks = [indices[start : start + _CHUNK].tolist() for start in range(0, len(indices), _CHUNK)]
-    loader = DataLoader(
-        _Files(data),
-        sampler=chunks,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=ignore_interrupt,
-    )
     opened: list[Opened] = []
     console = Console(stderr=True, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=len(indices))
-        for chunk in loader:
-            opened += chunk
-            progress.update(task, advance=len(chunk))
+        with reading(lambda: made_by_readers(_Files(data), chunks, workers)) as made:
+            for chunk in made:
+                opened += chunk
+                progress.update(task, advance=len(chunk))
     return Scan(data, opened)
 
 
-class _Files(Dataset):
+class _Files(Dataset[list[Opened]]):
     def __init__(self, data: CocoData) -> None:
         self.data = data
 
@@ -92,7 +85,3 @@ def _open(index: int, path: Path) -> Opened:
             return Opened(index, facts, hashlib.file_digest(file, "sha1").digest())
     except DataError as error:
         return Opened(index, error, b"")
-
-
-def _as_it_is(item: list[Opened]) -> list[Opened]:
-    return item

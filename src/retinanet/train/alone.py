@@ -26,7 +26,7 @@ def train_alone(train: Callable[[TrainingJob], None], job: TrainingJob) -> None:
         try:
             train(replace(job, train=replace(config, override=anew)))
             return
-        except RuntimeError as error:
+        except (ReaderLost, RuntimeError) as error:
             lost = explain(error)
             if not isinstance(lost, ReaderLost) or restarts == config.max_restarts:
                 raise
