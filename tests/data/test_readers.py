@@ -106,7 +106,7 @@ def test_when_one_is_killed_all_end():
     assert isinstance(explain(failed.value), ReaderLost)
     for child in mine:
         child.join(timeout=60)
-    assert [child.exitcode for child in mine] == [-signal.SIGKILL, 0]
+    assert [child.exitcode for child in mine] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -120,6 +120,16 @@ def test_a_connection_that_breaks_while_its_process_lives(monkeypatch):
     monkeypatch.setattr(readers, "_DEATH", 0.1)
     with pytest.raises(ConnectionResetError):
         list(read(Broken(None), range(3), 1))
+
+
+def test_an_error_after_the_readers_have_done_their_work_is_itself():
+    def fail_at_the_end():
+        with reading(lambda: made_by_readers(Squares(), range(3), 1)) as made:
+            assert len(list(made)) == 3
+            raise OSError("a disk")
+
+    with pytest.raises(OSError, match="a disk"):
+        fail_at_the_end()
 
 
 def test_an_interrupt_is_left_to_the_main_process():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import active_children, resource_tracker
+from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -23,8 +21,6 @@ T = TypeVar("T")
 
 _DEATH = 2.0
 """Seconds that a killed process takes to be seen as dead, at most."""
-_POLL = 5.0
-"""Seconds between a reader's looks at whether its parent lives."""
 
 
 def made_by_readers(items: Dataset[T], keys: Sequence[object], workers: int, *, pinned: bool = False) -> DataLoader[T]:
@@ -32,8 +28,6 @@ def made_by_readers(items: Dataset[T], keys: Sequence[object], workers: int, *, 
 
     Go through it inside `reading`.
     """
-    if workers:
-        resource_tracker.ensure_running()  # started by a reader, it would unblock SIGTERM there
     return DataLoader(
         items,
         batch_size=None,  # an item is made whole by one worker
@@ -41,7 +35,7 @@ def made_by_readers(items: Dataset[T], keys: Sequence[object], workers: int, *, 
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pinned,
-        worker_init_fn=_obey_parent_alone,
+        worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # its own, so that iterating leaves the run's random state alone
     )
 
@@ -62,13 +56,8 @@ def reading(start: Callable[[], Iterable[T]]) -> Iterator[Iterator[T]]:
     try:
         yield made
     except Exception as error:
-        # A process that is killed while it hands something over breaks the connection a moment before it is dead.
-        if readers and explain(error) is None:
-            ended = wait([process.sentinel for process in readers], timeout=_DEATH)
-            for process in readers:
-                if process.sentinel in ended:
-                    process.join()  # until the kernel has told us, which interrupts whatever is done then
-                    raise ReaderLost.because(f"exit code {process.exitcode}") from error
+        if explain(error) is None and (code := _code_of_dead(readers)):
+            raise ReaderLost.because(f"exit code {code}") from error
         raise
     finally:
         atexit.unregister(end)
@@ -76,26 +65,32 @@ def reading(start: Callable[[], Iterable[T]]) -> Iterator[Iterator[T]]:
             _end(readers)  # they may wait for a lock that the dead one holds
 
 
-def _end(readers: list[BaseProcess]) -> None:
+def _code_of_dead(readers: list[BaseProcess]) -> int:
+    """Exit code of a reader that was killed; 0 if none was.
+
+    One that is killed while it hands something over breaks the connection a moment before it is dead.
+    """
+    ended = wait([process.sentinel for process in readers], timeout=_DEATH) if readers else []
     for process in readers:
-        process.terminate()
+        if process.sentinel in ended:
+            process.join()  # until the kernel has told us, which interrupts whatever is done then
+    return next((process.exitcode for process in readers if process.exitcode), 0)
+
+
+def _end(readers: list[BaseProcess]) -> None:
+    """By force, since they ignore SIGTERM, with which Python would ask them at its own end, and wait for ever."""
+    for process in readers:
+        with suppress(RuntimeError):  # PyTorch's, that one was killed
+            process.kill()
+            process.join()
 
 
 def _as_it_is(item: T) -> T:
     return item
 
 
-def _obey_parent_alone(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the main process, which saves its work; end when it says so, or when it has died."""
-    # Terminals and job schedulers send them to the workers too.
+def _ignore_interrupt(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the main process."""
+    # Terminals and job schedulers send them to the workers too; the main process saves its work and ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # `_end_with` takes it, and sees who sent it
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        sent = signal.sigtimedwait({signal.SIGTERM}, _POLL)
-        if sent is not None and sent.si_pid == parent:
-            break
-    os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

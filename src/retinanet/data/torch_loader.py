@@ -54,7 +54,7 @@ class TorchLoader(Loader):
         self._batches = made_by_readers(maker, steps, workers, pinned=device.type == "cuda")
 
     def _make(self) -> Iterator[Made]:
-        made = iter(self._batches)
+        made = iter(self._batches)  # now, not with the first batch: `reading` looks who was started
         return prefetch(made, self.device) if self.device.type == "cuda" else made
 
 
