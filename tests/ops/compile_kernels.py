@@ -1,9 +1,13 @@
-"""Compile every kernel for the compute capabilities given as arguments; no GPU is needed."""
+"""Compile every kernel for the compute capabilities given as arguments, and say what PyTorch takes it to write into.
+
+No GPU is needed.
+"""
 
 import sys
 
 import torch
 import triton
+from torch._higher_order_ops import triton_kernel_wrap
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -33,6 +37,7 @@ class Recorder:
         names = self.kernel.arg_names
         given = dict(zip(names, arguments, strict=False))
         constants |= {name: 1 for name, value in given.items() if type(value) is int and value == 1}  # as a launch does
+        print(self.kernel.__name__, *sorted(self.written(given | constants)))
         signature = {name: "constexpr" if name in constants else kind_of(given[name]) for name in names}
         source = ASTSource(self.kernel, signature, {(names.index(name),): value for name, value in constants.items()})
         for capability in map(int, sys.argv[1:]):
@@ -42,6 +47,21 @@ class Recorder:
             assert compiled.asm["cubin"]
             print(self.kernel.__name__, capability)
 
+    def written(self, given):
+        """The arguments that compilers save from being overwritten, and gradients from being lost."""
+        table = triton_kernel_wrap.kernel_side_table
+        index, none = table.add_kernel(self.kernel), table.add_constant_args({})
+        return triton_kernel_wrap.get_mutated_tensors(index, none, given, {})
+
+
+class Driver:
+    """Stands in for a GPU's."""
+
+    class active:
+        @staticmethod
+        def get_current_target():
+            return GPUTarget("cuda", int(sys.argv[1]), 32)
+
 
 def kind_of(value):
     if isinstance(value, torch.Tensor):
@@ -49,6 +69,7 @@ def kind_of(value):
     return "fp32" if isinstance(value, float) else "i32"
 
 
+triton.runtime.driver = Driver
 for module in (decode, nms, focal_loss):
     module.wrap_triton = Recorder
 for module, name in (

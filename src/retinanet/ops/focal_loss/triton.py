@@ -70,7 +70,8 @@ def _forward(
     BLOCK: tl.constexpr,
 ):
     """The loss of a block of entries, summed."""
-    _, z, _, weight = _load(logits, labels, entries, alpha, CLASSES, ROW, BLOCK)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    z, _, weight = _load(logits, labels, first, entries, alpha, CLASSES, ROW, BLOCK)
     _, surprise, modulation, _ = _terms(z, gamma, SQUARE)
     tl.store(sums + tl.program_id(0), tl.sum(tl.sum(weight * modulation * surprise, 1), 0))
 
@@ -90,28 +91,38 @@ def _backward(
     BLOCK: tl.constexpr,
 ):
     """The derivative: with z, p and a of the reference, -a (1 - p)^gamma (gamma p (-log p) + 1 - p) dz/dx."""
-    entry, z, positive, weight = _load(logits, labels, entries, alpha, CLASSES, ROW, BLOCK)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    z, positive, weight = _load(logits, labels, first, entries, alpha, CLASSES, ROW, BLOCK)
     p, surprise, modulation, q = _terms(z, gamma, SQUARE)
     slope = tl.load(gradient) * weight * modulation * (gamma * p * surprise + q)
+    entry = _entry(first, ROW, BLOCK)
     tl.store(result + entry, tl.where(positive, -slope, slope), entry < entries)
 
 
 @triton.jit
-def _load(logits, labels, entries, alpha, CLASSES: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
-    """A block of entries, in rows of `ROW` that share an anchor: entry, z, whether labelled, and weight.
+def _entry(first, ROW: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the entries of a block lie, in rows of `ROW` that share an anchor.
+
+    Not told by `_load`: what is stored where a reader of `logits` says, PyTorch takes for stored in `logits`.
+    """
+    return first + ((tl.arange(0, BLOCK // ROW) * ROW)[:, None] + tl.arange(0, ROW)[None, :])
+
+
+@triton.jit
+def _load(logits, labels, first, entries, alpha, CLASSES: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
+    """A block of entries, from `first` on: z, whether labelled, and weight.
 
     The weight is 0 past the end and where the label is -2.
     """
-    first = tl.program_id(0).to(tl.int64) * BLOCK
     row = tl.arange(0, BLOCK // ROW) * ROW
     column = (first % CLASSES).to(tl.int32) + row  # counted from the first class of the block's first anchor
     label = tl.load(labels + first // CLASSES + column // CLASSES, first + row < entries, -2).to(tl.int32)
     lane = tl.arange(0, ROW)
-    entry = first + (row[:, None] + lane[None, :])
+    entry = _entry(first, ROW, BLOCK)
     logit = tl.load(logits + entry, entry < entries, 0.0).to(tl.float32)
     positive = lane[None, :] == (label - column % CLASSES)[:, None]
     weight = tl.where(positive, alpha, tl.where(label == -2, 0.0, 1 - alpha)[:, None])
-    return entry, tl.where(positive, logit, -logit), positive, weight
+    return tl.where(positive, logit, -logit), positive, weight
 
 
 @triton.jit

@@ -115,14 +115,15 @@ def _rank(
     labels += image * candidates
     first = tl.program_id(0) * ROWS
     row = first + tl.arange(0, ROWS)
-    own = _key(scores, row, candidates)
+    inside = row < candidates
+    own = _key(tl.load(scores + row, inside, 0.0), inside)
     ahead = tl.zeros([ROWS, COLUMNS], tl.int32)
     for start in tl.range(0, candidates, COLUMNS, loop_unroll_factor=4):
         column = start + tl.arange(0, COLUMNS)
-        other = _key(scores, column, candidates) + (column < first).to(tl.int32)  # which win ties
+        there = column < candidates
+        other = _key(tl.load(scores + column, there, 0.0), there) + (column < first).to(tl.int32)  # which win ties
         ahead += (own[:, None] - other[None, :]) >> 31
     ties = (own[None, :] == own[:, None]) & (row[None, :] < row[:, None])
-    inside = row < candidates
     rank = image * candidates - tl.sum(ahead, 1) + tl.sum(ties.to(tl.int32), 1)
 
     x1 = tl.load(boxes + row * 4, inside, 0.0)
@@ -299,11 +300,10 @@ def _collect(
 
 
 @triton.jit
-def _key(scores, position, candidates):
+def _key(score, inside):
     """int32 that are ordered as scores: 0 for padding, -1 where there is no candidate."""
-    score = tl.load(scores + position, position < candidates, -1.0)
-    usable = (score > 0) & (score < float("inf"))
-    return tl.where(usable, score.to(tl.int32, bitcast=True), tl.where(position < candidates, 0, -1))
+    usable = inside & (score > 0) & (score < float("inf"))
+    return tl.where(usable, score.to(tl.int32, bitcast=True), tl.where(inside, 0, -1))
 
 
 @triton.jit
