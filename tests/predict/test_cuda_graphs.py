@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from retinanet import cuda_graphs
 from retinanet.config import PostprocessConfig
-from retinanet.predict.runtimes import cuda_graphs
 from retinanet.predict.runtimes.cuda_graphs import LIMIT, CudaGraphs, Run
 from retinanet.predict.runtimes.fused import FusedRuntime
 from retinanet.types import Detections
@@ -76,7 +77,8 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
 
 def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a stand-in that does as PyTorch does: what failed cannot be ended, and neither is anything else."""
-    current, recording = ["the caller's"], []
+    recorders = SimpleNamespace(device="cpu")
+    current, recording, sound = ["the caller's"], [], []
 
     @contextmanager
     def stream(name: str) -> Iterator[None]:
@@ -87,13 +89,16 @@ def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.Monke
             current[0] = before
 
     @contextmanager
-    def record(graph: object, *options: object) -> Iterator[None]:
-        recording.append(options[0])
-        current[0] = "the recorder's"
+    def record(graph: object, pool: object, stream: object, mode: str) -> Iterator[None]:
+        recording.append(pool)
+        before, current[0] = current[0], stream
         try:
             yield
-        finally:
-            raise RuntimeError("operation failed due to a previous error during capture")
+        except RuntimeError as error:
+            raise RuntimeError("operation failed due to a previous error during capture") from error
+        current[0] = before
+        recording.remove(pool)
+        sound.append(True)
 
     def waits(images: Tensor, image_sizes: Tensor) -> Detections:
         if recording:
@@ -102,7 +107,7 @@ def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    monkeypatch.setattr(cuda_graphs, "_recorders_stream", lambda _: "the recorder's")
+    monkeypatch.setattr(cuda_graphs, "_recorders_stream", lambda _: recorders)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "stream", stream)
@@ -113,6 +118,7 @@ def test_a_failed_recording_leaves_things_as_they_were(monkeypatch: pytest.Monke
         assert graphs(*batch(2, value)).scores[0] == value * 24
         assert current == ["the caller's"]
         assert not recording
+    assert sound == [True]  # the recording that brings random numbers back
 
 
 def test_each_device_records_on_a_stream_of_its_own_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +187,7 @@ def test_what_waits_for_the_gpu_runs_and_gives_its_memory_back() -> None:
         borrowed.record_stream(other)
         del borrowed
         torch.cuda.synchronize()
-    torch.zeros(1, device="cuda")  # looks at what the other stream has done with
+    torch.rand(1, device="cuda")  # looks at what the other stream has done with; and random numbers are drawn again
     assert torch.cuda.memory_allocated() < before + 2 * 4 * 2**20
 
 

@@ -30,13 +30,14 @@ def make_step(
     *,
     parts: int = 1,
     ema: float | None = None,
+    device: str = "cpu",
 ) -> TrainStep:
     """A step of a network that is the same each time; batch norm is live, or frozen with weights `pretrained`."""
     torch.manual_seed(0)
     record = create_record(
         CLASSES, ["test_resnet"], width=16, weights=weights, anchor_scale=4.0, resize=64, max_size=96
     )
-    network = create_network(record, "none").to(memory_format=torch.channels_last).train()
+    network = create_network(record, "none").to(device).to(memory_format=torch.channels_last).train()
     chosen = build_optimizer(TrainConfig(optimizer=optimizer), network, 0.01)
     average = WeightAverage(network, ema) if ema else None
     return TrainStep(network, Criterion(network), chosen, precision, clip_norm, parts=parts, average=average)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from retinanet.config import Precision
+from retinanet.cuda_graphs import Recorder
 from retinanet.device import autocast
 from retinanet.model.criterion import Criterion, LossSums
 from retinanet.train.average import WeightAverage
 from retinanet.train.distributed import average_over_ranks, global_sum, sum_gradients
+from retinanet.train.recorded import RecordedGradients
 from retinanet.types import Batch
 
 
@@ -63,6 +66,10 @@ class TrainStep:
         self.autocast = autocast(self.device, precision)
         # What is scaled are sums: some 2^10 times the mean loss of a positive anchor, for which 2^14 is usual.
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**4 if precision == "fp16" else 1.0)
+        self.gradients: Callable[[Batch], Tensor] = self.own_gradients
+        # Synchronised norms meet other ranks, which need not record when this one does.
+        if self.device.type == "cuda" and not any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+            self.gradients = RecordedGradients(self.own_gradients, self.parameters, Recorder(self.device))
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
         """Learn from `batch`."""
@@ -90,7 +97,7 @@ class TrainStep:
 
     def _sum_gradients(self, batch: Batch) -> LossSums:
         """Leave in the parameters the gradient of the losses, summed over parts and ranks; return these sums."""
-        sums = self.own_gradients(batch)
+        sums = self.gradients(batch)
         sum_gradients(self.parameters)
         classification, box, positives = global_sum(sums).unbind()
         return LossSums(classification.float(), box.float(), positives.long())

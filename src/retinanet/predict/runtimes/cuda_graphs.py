@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from retinanet.cuda_graphs import Recorder
 from retinanet.types import Detections
 
 LIMIT = 8
 """Shapes that are remembered; of more, the one used longest ago is forgotten."""
 
 Run = Callable[[Tensor, Tensor], Detections]
-
-_recording = threading.Lock()
-"""PyTorch records one graph at a time in a process, whatever its devices."""
 
 
 class CudaGraphs:
@@ -33,7 +27,7 @@ class CudaGraphs:
 
     def __init__(self, run: Run, capture: Callable[[Run, Tensor, Tensor], Run] | None = None) -> None:
         self._run = run
-        self._capture = capture or _Recorder()
+        self._capture = capture or _Capture()
         self._known: OrderedDict[tuple[int, ...], Run] = OrderedDict()
 
     def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
@@ -57,48 +51,21 @@ class CudaGraphs:
         return recorded(images, image_sizes)
 
 
-class _Recorder:
-    """Records runs; their intermediate results share one memory, since one runs at a time."""
+class _Capture:
+    """Records runs of a shape."""
 
     def __init__(self) -> None:
-        self.pool: Any = None
+        self.recorder: Recorder | None = None
 
     def __call__(self, run: Run, images: Tensor, image_sizes: Tensor) -> Run:
         inputs = (images.clone(memory_format=torch.channels_last), image_sizes.clone())
-        graph = torch.cuda.CUDAGraph()
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
-        stream = _recorders_stream(images.device)
-        # Other threads may pin memory or copy meanwhile: only this one's calls are recorded, and judged.
-        mode = "thread_local"
-        with _recording, _as_before_if_failed(self.pool), torch.cuda.graph(graph, self.pool, stream, mode):
-            outputs = run(*inputs)
+        self.recorder = self.recorder or Recorder(images.device)
+        launch, outputs = self.recorder(lambda: run(*inputs))
 
         def replay(images: Tensor, image_sizes: Tensor) -> Detections:
             inputs[0].copy_(images, non_blocking=True)
             inputs[1].copy_(image_sizes, non_blocking=True)
-            graph.replay()
+            launch()
             return Detections(*(column.clone() for column in outputs))
 
         return replay
-
-
-@functools.cache
-def _recorders_stream(device: torch.device) -> torch.cuda.Stream:
-    """PyTorch's own would be on the device that the process recorded on first, and nothing of others be recorded."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call, no-any-return]
-
-
-@contextmanager
-def _as_before_if_failed(pool: Any) -> Iterator[None]:
-    """Puts right what `torch.cuda.graph` leaves behind where a recording failed and thus cannot be ended either.
-
-    Its own stream stays the current one. And PyTorch 2.11 takes the recording for still under way: until it has ended,
-    no memory is given back that a second stream has used (pytorch/pytorch#180395).
-    """
-    with torch.cuda.stream(torch.cuda.current_stream()):
-        try:
-            yield
-        except RuntimeError:
-            with suppress(RuntimeError):  # newer ones know that it has ended
-                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
-            raise
