@@ -41,13 +41,18 @@ def test_the_sentence_names_what_was_measured(
     train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int | None, words: str
 ) -> None:
     def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which 1.06 GiB "
+            "is free. Process 7003 has 860.08 MiB memory in use. If reserved but unallocated memory is large try …"
+        )
 
     monkeypatch.setattr(TrainStep, "__call__", fail)
     monkeypatch.setattr(memory, "_measure", lambda *_: fits)
     done = train(tmp_path / "model.pth", iters=1)
     assert done.code == 1
-    assert all(part in done.sentence for part in ("cpu", "4 images of 64×", "allocate 9 GiB", words))
+    assert all(
+        part in done.sentence for part in ("cpu", "4 images of 64×", "allocate 9.00 GiB", "1.06 GiB is free)", words)
+    )
 
 
 def test_a_trial_leaves_gradients_of_its_images_alone(batches) -> None:

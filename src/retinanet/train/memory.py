@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from retinanet.train.step import StepLosses, TrainStep
 from retinanet.types import Batch
 from retinanet.words import counted
 
+_SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 _FILLED = 0.95
 """Part of the memory that a batch may fill: allocators lose some, and other canvases need a little more."""
 
@@ -26,7 +28,7 @@ def take_step(step: TrainStep, batch: Batch, learning_rate: float) -> StepLosses
     try:
         return step(batch, learning_rate)
     except torch.OutOfMemoryError as error:
-        reason = str(error).partition("\n")[0]
+        reason = ". ".join(_SENTENCE.split(str(error))[:3])  # what was wanted, and how much there is
     # From here on nothing holds what the failed step had computed.
     images, (height, width) = len(batch.images), batch.images.shape[2:]
     fits = _measure(step, batch)
