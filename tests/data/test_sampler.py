@@ -19,16 +19,18 @@ groups = st.lists(st.integers(0, 2), min_size=1, max_size=60).map(np.array)
 def test_every_image_once_an_epoch_among_its_own(canvas_of_image, batch, seed, epoch):
     plan = TrainPlan(canvas_of_image, CANVASES, batch, seed)
     assert plan.steps_per_epoch == sum(-(-count // batch) for count in np.bincount(canvas_of_image))
-    seen = []
+    seen, pixels = [], 0
     for step in range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch):
         planned = plan.batch(step)
         assert planned.epoch == epoch
         assert planned.indices.shape == (batch,)
+        pixels += batch * planned.canvas[0] * planned.canvas[1]
         images = planned.indices[planned.indices != BLANK]
         assert len(images) > 0
         assert {CANVASES[canvas] for canvas in canvas_of_image[images]} == {planned.canvas}
         seen += images.tolist()
     assert sorted(seen) == list(range(len(canvas_of_image)))
+    assert plan.pixels_per_epoch == pixels
 
 
 @given(groups, st.integers(1, 5), st.integers(1, 4))

@@ -65,7 +65,7 @@ class TrainConfig:
     precision: Precision | None = None
     """Arithmetic of the network (default: bf16 on GPUs, fp32 on CPUs)."""
     compile: Annotated[bool | None, Parameter(negative="--no-compile")] = None
-    """Compile the network's blocks: faster steps after a slower first one (default: on GPUs)."""
+    """Compile the network's blocks: faster steps after some minutes (default: on GPUs, if the run is long enough)."""
     val_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     patience: int | None = None

@@ -6,6 +6,7 @@ over the epochs, so that a loader never stops at an epoch's end and any step can
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,11 @@ class TrainPlan:
         self._canvas_of_image, self._canvases, self._batch, self._seed = canvas_of_image, tuple(canvases), batch, seed
         self._shuffle(0)
         self.steps_per_epoch = len(self._indices)
+
+    @property
+    def pixels_per_epoch(self) -> int:
+        """Those of all canvases that are filled in an epoch."""
+        return sum(self._batch * math.prod(self._canvases[canvas]) for canvas in self._canvas.tolist())
 
     def batch(self, step: int) -> BatchPlan:
         """The global batch of step 0, 1, …, counted over the whole run."""

@@ -24,6 +24,9 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _KINDS_OF_BLOCKS = 64
 """Blocks of one class that differ in widths, strides and the like; PyTorch gives up after 8 by default."""
 
+COMPILING_PAYS_FROM = 5e10
+"""Pixels of a training. On an H100 compiling takes one to three minutes, and saves 2.5 to 3 ns a pixel."""
+
 Function = TypeVar("Function", bound=Callable)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from retinanet.config import DataConfig, TrainConfig
@@ -11,7 +13,7 @@ from retinanet.data.loader import Loader
 from retinanet.data.loading import make_loader
 from retinanet.data.sampler import TrainPlan
 from retinanet.device import choose_precision, choose_workers
-from retinanet.model.compiling import compile_blocks
+from retinanet.model.compiling import COMPILING_PAYS_FROM, compile_blocks
 from retinanet.model.criterion import Criterion
 from retinanet.model.network import RetinaNet
 from retinanet.ops.backend import kernels_available
@@ -57,14 +59,24 @@ def training_loader(
     )
 
 
-def training_step(network: RetinaNet, data: DataConfig, train: TrainConfig) -> TrainStep:
-    """The step that teaches `network`, which lies on its device, in training mode; compiled where that is wanted."""
+def training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, *, pixels: float = math.inf) -> TrainStep:
+    """The step that teaches `network`, which lies on its device, in training mode; compiled where that is wanted.
+
+    `pixels` are those that this process is to learn from in all its steps.
+    """
     device = network.cell_anchors.device
     optimizer = build_optimizer(train, network, peak_rate(train, data.batch))
     precision = choose_precision(train.precision, device, on_gpu="bf16")
     average = WeightAverage(network, train.ema) if train.ema else None
-    compile = train.compile if train.compile is not None else device.type == "cuda" and kernels_available()
+    compile = choose_compile(train.compile, device, pixels)
     if compile:
         compile_blocks(network)
     criterion = Criterion(network, compile=compile)
     return TrainStep(network, criterion, optimizer, precision, train.clip_norm, parts=train.accumulate, average=average)
+
+
+def choose_compile(wanted: bool | None, device: torch.device, pixels: float) -> bool:
+    """Whether blocks are compiled: as asked, or on a GPU that has so much to learn that it pays."""
+    if wanted is not None:
+        return wanted
+    return device.type == "cuda" and kernels_available() and pixels >= COMPILING_PAYS_FROM

@@ -24,6 +24,7 @@ from retinanet.train.distributed import (
     require_same,
     share_weights,
     synchronise_batch_norm,
+    world_size,
 )
 from retinanet.train.job import TrainingJob
 from retinanet.train.launch import launch
@@ -81,7 +82,8 @@ def _train(job: TrainingJob, device: torch.device) -> None:
     network = session.network.to(device)
     share_weights(network)
     network = synchronise_batch_norm(network).to(memory_format=torch.channels_last).train()
-    step = training_step(network, job.data, job.train)
+    pixels = plan.pixels_per_epoch * total_steps / plan.steps_per_epoch / world_size()
+    step = training_step(network, job.data, job.train, pixels=pixels)
     _say(tell_other_devices(session, job.data.batch))
     session.restore(step)
     judged = step.average.network if step.average else network
