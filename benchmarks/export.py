@@ -61,10 +61,11 @@ start = time.monotonic()
 import torch
 imported = time.monotonic()
 package = torch._inductor.aoti_load_package(sys.argv[1])
+loaded = time.monotonic()
 device, (count, height, width) = sys.argv[2], map(int, sys.argv[3:])
 images = torch.zeros(count, 3, height, width, dtype=torch.uint8, device=device)
 package(images, torch.tensor([[height, width]] * count, device=device))[0].cpu()
-print(f"{imported - start:.2f} {time.monotonic() - imported:.2f}")
+print(f"{imported - start:.2f} {loaded - imported:.2f} {time.monotonic() - imported:.2f}")
 """
 
 
@@ -92,8 +93,8 @@ def main() -> None:
 def make_packages(network: RetinaNet, canvas: Size, batches: list[int], folder: Path) -> dict[str, Path]:
     """Build them, and say how long that took; returns those that can be loaded, by name."""
     say()
-    say("| package | built in, s | MB | import torch, s | load to first result, s |")
-    say("|---|---|---|---|---|")
+    say("| package | built in, s | MB | import torch, s | load, s | load to first result, s |")
+    say("|---|---|---|---|---|---|")
     kinds = {f".pt2 for {count}": (count,) * 3 for count in batches}
     if max(batches) > 1:
         kinds[f".pt2 for 1…{max(batches)}"] = (1, 1, max(batches))
@@ -103,7 +104,7 @@ def make_packages(network: RetinaNet, canvas: Size, batches: list[int], folder: 
         try:
             make_package(network, canvas, batch, path)
         except RetinaNetError as error:
-            say(f"| {name} | failed: {error} | | | |")
+            say(f"| {name} | failed: {error} | | | | |")
             continue
         seconds = time.monotonic() - start
         first, works = first_result(path, batch[1], canvas)
@@ -137,13 +138,13 @@ def copy_of(network: RetinaNet) -> RetinaNet:
 
 
 def first_result(path: Path, count: int, canvas: Size) -> tuple[str, bool]:
-    """Two cells of the table, and whether there is a result: loading may kill the process, which is not this one."""
+    """Three cells of the table, and whether there is a result: loading may kill the process, which is not this one."""
     words = [sys.executable, "-c", FIRST_RESULT, str(path), DEVICE.type, *map(str, (count, *canvas))]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode < 0:
-        return f"| killed by {signal.Signals(-done.returncode).name}", False
+        return f"| | killed by {signal.Signals(-done.returncode).name}", False
     if done.returncode:
-        return f"| failed: {done.stderr.strip().splitlines()[-1]}", False
+        return f"| | failed: {done.stderr.strip().splitlines()[-1]}", False
     return " | ".join(done.stdout.split()), True
 
 
