@@ -10,6 +10,8 @@ from step_cases import make_step, state_of
 from torch import Tensor
 
 from command_line import assert_same
+from retinanet.model.compiling import compile_blocks
+from retinanet.model.criterion import Criterion
 from retinanet.train.recorded import WARM_UP, RecordedGradients
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch
@@ -112,20 +114,17 @@ def test_graphs_give_way_to_a_batch_for_which_they_leave_no_memory(batches: list
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpu_replays_what_it_computes(batches: list[Batch], compiled: bool) -> None:
-    from retinanet.model.compiling import compile_blocks
-    from retinanet.model.criterion import Criterion
-
-    steps = []
-    for _ in range(2):
-        step = make_step(weights="pretrained", precision="bf16", device="cuda")
-        if compiled:
-            compile_blocks(step.network)
-            step.criterion = Criterion(step.network, compile=True)
-        steps.append(step)
-    plain, step = steps
+@pytest.mark.parametrize("weights", ["pretrained", "none"])  # batch norm frozen, live
+def test_a_gpu_replays_what_it_computes(batches: list[Batch], compiled: bool, weights: str) -> None:
+    plain, step = (make_step(weights=weights, precision="bf16", device="cuda", parts=2, ema=0.9) for _ in range(2))
     plain.gradients = plain.own_gradients
+    if compiled:
+        for one in (plain, step):
+            compile_blocks(one.network)
+            one.criterion = Criterion(one.network, compile=True)
     for batch in alike(batches[0], WARM_UP + 3):
         torch.testing.assert_close(step(batch, 0.001), plain(batch, 0.001), rtol=0.02, atol=1e-3)
     assert isinstance(step.gradients, RecordedGradients)
     assert len(step.gradients._replays) == 1
+    for found, expected in zip(step.network.state_dict().values(), plain.network.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-2)
