@@ -6,7 +6,8 @@ ResNet-50-FPN, 80 classes, bf16 autocast, channels-last, batch norm frozen, SGD 
 the GPU already. First compiled steps must give the eager losses; then it prints images/s (median of steps, with the
 10th and 90th percentile), peak memory, seconds until the first step is done, and with --parts where the time goes.
 Eager and compiled block by block, as `retinanet train` does, each with the first stages frozen (the default) and
-without; of both, forward and backward pass are launched as one CUDA graph from the third step on. Another canvas and fuller images follow, so that what is compiled anew shows.
+without; of both, forward and backward pass are launched as one CUDA graph from the third step on. Another canvas and
+fuller images follow, so that what is compiled anew shows.
 
     python benchmarks/train.py --photographs IMAGES ANNOTATIONS [--steps 300] [--workers 14]
 
