@@ -24,7 +24,7 @@ class Recorder:
         self._pool: Any = None
 
     def __call__(self, work: Callable[[], T]) -> tuple[Callable[[], None], T]:
-        """Call `work` without running its kernels.
+        """Call `work` without running its kernels. What the allocator keeps unused is given back before.
 
         Returns what runs them, as often as it is called, and the tensors that then hold the results.
 

@@ -77,11 +77,11 @@ def _blocks_within(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, _CONTAINERS):
         for child in module.children():
             yield from _blocks_within(child)
-    elif any(True for _ in module.children()) and not _synchronises(module):  # a single layer has nothing to join
+    elif any(True for _ in module.children()) and not synchronises(module):  # a single layer has nothing to join
         yield module
 
 
-def _synchronises(module: nn.Module) -> bool:
+def synchronises(module: nn.Module) -> bool:
     """Whether ranks talk to each other within it, which is not compiled."""
     return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from retinanet.errors import RetinaNetError
+from retinanet.model.compiling import synchronises
 from retinanet.train.distributed import world_size
 from retinanet.train.step import StepLosses, TrainStep
 from retinanet.types import Batch
@@ -45,7 +45,7 @@ def take_step(step: TrainStep, batch: Batch, learning_rate: float) -> StepLosses
 def _measure(step: TrainStep, batch: Batch) -> int | None:
     """How many images of `batch` would fit, by computing the gradients of some; None where it cannot be tried."""
     device = step.device
-    if device.type != "cuda" or any(isinstance(module, nn.SyncBatchNorm) for module in step.network.modules()):
+    if device.type != "cuda" or synchronises(step.network):
         return None  # a synchronised norm would wait for ranks that are elsewhere
 
     def begin() -> int:

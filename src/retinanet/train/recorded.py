@@ -57,7 +57,6 @@ class RecordedGradients:
         if not self._replays and not self._recorder.has_room():
             return
         inputs = Batch(*(tensor.clone() for tensor in batch))
-        torch.cuda.empty_cache()  # the graph cannot use what is kept for other work
         try:
             launch, sums = self._recorder(lambda: self._compute(inputs))
         except RuntimeError:

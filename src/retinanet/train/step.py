@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from retinanet.config import Precision
 from retinanet.cuda_graphs import Recorder
 from retinanet.device import autocast
+from retinanet.model.compiling import synchronises
 from retinanet.model.criterion import Criterion, LossSums
 from retinanet.train.average import WeightAverage
 from retinanet.train.distributed import average_over_ranks, global_sum, sum_gradients
@@ -68,7 +69,7 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**4 if precision == "fp16" else 1.0)
         self.gradients: Callable[[Batch], Tensor] = self.own_gradients
         # Synchronised norms meet other ranks, which need not record when this one does.
-        if self.device.type == "cuda" and not any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        if self.device.type == "cuda" and not synchronises(network):
             self.gradients = RecordedGradients(self.own_gradients, self.parameters, Recorder(self.device))
 
     def __call__(self, batch: Batch, learning_rate: float) -> StepLosses:
