@@ -6,18 +6,21 @@ from pathlib import Path
 import pytest
 
 WRITTEN = {
-    **{"_scan": "found_groups group_list", "_shorten": "floors found source", "_expand": "entry_list found_entries"},
-    **{"_emit": "boxes labels scores", "_rank": "alive order ranked_boxes ranked_labels"},
-    # The first two are workspaces that are only read. What a helper reads of them decides where others are written.
+    "_scan": "found_groups group_list",
+    "_shorten": "floors found source",
+    "_expand": "entry_list found_entries",
+    "_emit": "boxes labels scores",
+    "_rank": "alive order ranked_boxes ranked_labels",
+    # Of its workspaces, boxes and labels are only read. What a helper reads of them decides where others are written.
     "_suppress": "alive boxes labels members",
-    **{"_collect": "count kept_boxes kept_labels kept_scores", "_forward": "sums", "_backward": "result"},
-    **{
-        "_normalise": "result",
-        "_recolour": "images",
-        "_max_pool": "result",
-        "_upsample": "result",
-        "_add_bias": "maps",
-    },
+    "_collect": "count kept_boxes kept_labels kept_scores",
+    "_forward": "sums",
+    "_backward": "result",
+    "_normalise": "result",
+    "_recolour": "images",
+    "_add_bias": "maps",
+    "_max_pool": "result",
+    "_upsample": "result",
 }
 """What compilers must take each kernel to write into: an input among it would be copied, and refused as a leaf."""
 
