@@ -1,11 +1,12 @@
 """Tensor → detections: a compiled package beside a checkpoint's runtime, eager PyTorch and torchvision, in one run.
 
-    PYTHONPATH=src python benchmarks/export.py [--batches 1 8] [--size 800 1344] [--out FILE]
+    PYTHONPATH=src python benchmarks/export.py [--batches 1 8] [--size 800 1344] [--packages DIR] [--out FILE]
 
 ResNet-50-FPN, 80 classes, fp16 on a GPU, post-processing included. Pictures are uint8 noise on the device. Weights are
 random, and let 6,000 candidates an image pass the score threshold (`contestants.py`). Times are medians, with the
-lowest and the highest. A package's load to first result is measured in a fresh process that imports PyTorch alone; the
-table says so where a package kills that process, and what follows leaves it out. Rows are printed as they are measured.
+lowest and the highest. A package's load to first result is measured in a fresh process that imports PyTorch alone and
+loads as our runtime and C++ programs do; the table says so where a package kills that process, and what follows leaves
+it out. Rows are printed as they are measured.
 
 Without a GPU it compiles for the processor, in minutes, to be tried with `--batches 1 --size 64 96`.
 """
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -60,11 +60,11 @@ import sys, time
 start = time.monotonic()
 import torch
 imported = time.monotonic()
-package = torch._inductor.aoti_load_package(sys.argv[1])
+package = torch._C._aoti.AOTIModelPackageLoader(sys.argv[1], "model", False, 1, -1)
 loaded = time.monotonic()
 device, (count, height, width) = sys.argv[2], map(int, sys.argv[3:])
 images = torch.zeros(count, 3, height, width, dtype=torch.uint8, device=device)
-package(images, torch.tensor([[height, width]] * count, device=device))[0].cpu()
+package.boxed_run([images, torch.tensor([[height, width]] * count, device=device)])[0].cpu()
 print(f"{imported - start:.2f} {loaded - imported:.2f} {time.monotonic() - imported:.2f}")
 """
 
@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--size", type=int, nargs=2, default=[800, 1344])
+    parser.add_argument("--packages", type=Path, help="folder that keeps them; what lies there is not built again")
     parser.add_argument("--out", type=Path, help="also write what is printed to this file, as it comes")
     arguments = parser.parse_args()
     printout.keep(arguments.out)
@@ -85,8 +86,10 @@ def main() -> None:
     say(f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}")
     network, peer = make_network(min(canvas), max(canvas)), make_peer()
     say(f"Candidates above the threshold: {calibrate_on_noise(network, peer, canvas)}")
-    with tempfile.TemporaryDirectory() as folder:
-        packages = make_packages(network, canvas, batches, Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.packages or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        packages = make_packages(network, canvas, batches, folder)
         speed(network, peer, packages, batches, canvas)
 
 
@@ -99,16 +102,18 @@ def make_packages(network: RetinaNet, canvas: Size, batches: list[int], folder: 
     if max(batches) > 1:
         kinds[f".pt2 for 1…{max(batches)}"] = (1, 1, max(batches))
     packages = {}
-    for index, (name, batch) in enumerate(kinds.items()):
-        path, start = folder / f"{index}.pt2", time.monotonic()
-        try:
-            make_package(network, canvas, batch, path)
-        except RetinaNetError as error:
-            say(f"| {name} | failed: {error} | | | | |")
-            continue
-        seconds = time.monotonic() - start
+    for name, batch in kinds.items():
+        path, start = folder / f"{batch[0]}-{batch[2]}.pt2", time.monotonic()
+        built = "before"
+        if not path.exists():
+            try:
+                make_package(network, canvas, batch, path)
+            except RetinaNetError as error:
+                say(f"| {name} | failed: {error} | | | | |")
+                continue
+            built = f"{time.monotonic() - start:.0f}"
         first, works = first_result(path, batch[1], canvas)
-        say(f"| {name} | {seconds:.0f} | {path.stat().st_size / 1e6:.0f} | {first} |")
+        say(f"| {name} | {built} | {path.stat().st_size / 1e6:.0f} | {first} |")
         if works:
             packages[name] = path
     return packages
@@ -155,7 +160,7 @@ def speed(network: RetinaNet, peer: nn.Module, packages: dict[str, Path], batche
         say(row(name, batches, partial(run, runtime, canvas)))
         if GPU:
             # A CUDA graph cannot hold the locks with which a package lets several threads in.
-            single = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=0)
+            single = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, 0)
             say(row(f"{name}, CUDA graph", batches, partial(replay, single, runtime, canvas)))
     fused = FusedRuntime(copy_of(network), postprocess=POSTPROCESS, device=DEVICE, precision=PRECISION)
     say(row("a checkpoint's runtime", batches, lambda count: partial(fused, *noise(count, canvas))))
@@ -175,8 +180,13 @@ def run(runtime: AotiRuntime, canvas: Size, count: int) -> Call | None:
     return partial(runtime, *pictures(count, canvas)) if fewest <= count <= most else None
 
 
-def replay(package: Callable[..., object], runtime: AotiRuntime, canvas: Size, count: int) -> Call | None:
-    return captured(partial(package, *pictures(count, canvas))) if run(runtime, canvas, count) else None
+def replay(
+    package: torch._C._aoti.AOTIModelPackageLoader, runtime: AotiRuntime, canvas: Size, count: int
+) -> Call | None:
+    if run(runtime, canvas, count) is None:
+        return None
+    inputs = pictures(count, canvas)
+    return captured(lambda: package.boxed_run(list(inputs)))
 
 
 if __name__ == "__main__":

@@ -63,4 +63,6 @@ def explain(error: BaseException) -> RetinaNetError | None:
         return RetinaNetError(f"Compiling failed ({reason}); give --no-compile.")
     if isinstance(error, RuntimeError) and reason.startswith("DataLoader worker"):
         return ReaderLost.because(reason)
-    return None
+    # That comes as a signal, at any moment: what it interrupts may fail once more, as a file does that is half written.
+    before = explain(error.__context__) if isinstance(error.__context__, RuntimeError) else None
+    return before if isinstance(before, ReaderLost) else None

@@ -82,6 +82,14 @@ def test_a_connection_that_breaks_a_moment_before_its_process_is_dead(workers, l
     assert "--workers" in str(sentence)
 
 
+def test_its_end_is_seen_where_it_interrupts_a_file_that_is_written():
+    """PyTorch tells of it by a signal; closing the half written file then fails with an error of its own."""
+    closing = RuntimeError("unexpected pos 3232256 vs 3232144")
+    assert explain(closing) is None
+    closing.__context__ = RuntimeError("DataLoader worker (pid 7637) is killed by signal: Killed. ")
+    assert isinstance(explain(closing), ReaderLost)
+
+
 def test_its_end_is_seen_where_pytorch_does_not_tell():
     """As on a thread, or where the signal came while an object was deleted."""
     made = read(Broken(0.3), range(20), 1)

@@ -69,6 +69,7 @@ def losses(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[float]]:
         train=TrainConfig(
             iters=STEPS,
             optimizer="sgd",
+            box_loss="smooth_l1",
             lr=0.005,
             warmup=2,
             schedule="step",

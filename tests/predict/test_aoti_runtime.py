@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +61,13 @@ def test_load_detects_what_the_checkpoint_detects(
     assert torch.equal(found.labels, expected.labels)
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_loading_it_leaves_the_compiler_alone(aoti_package: Path) -> None:
+    """PyTorch's own loader imports it, and starts the host's C++ compiler: that takes longer than all else."""
+    script = "import sys, retinanet; retinanet.load(sys.argv[1]); assert 'torch._inductor.codecache' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script, aoti_package], check=True)
 
 
 @pytest.mark.slow

@@ -26,6 +26,6 @@ class Recipe:
 
 RECIPES: dict[RecipeName, Recipe] = {
     "classic": Recipe("sgd", "step", "iou", "smooth_l1", "focal"),
-    "modern": Recipe("adamw", "cosine", "iou", "smooth_l1", "focal"),
+    "modern": Recipe("adamw", "cosine", "iou", "giou", "focal"),
 }
 DEFAULT_RECIPE: RecipeName = "modern"
