@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 
 from retinanet.data import images, jpeg
-from retinanet.data.images import read_image
+from retinanet.data.images import image_size, read_image
 from retinanet.errors import DataError
 
 ORIENTATION = 0x0112
@@ -144,6 +144,25 @@ def test_the_verdict_on_damaged_files_is_pillows(photo, tmp_path):
                 read_image(path)
         else:
             assert torch.equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("profile", [100, 200_000])
+def test_the_size_in_the_header_is_that_of_the_picture(photo, tmp_path, profile, orientation):
+    """That of a long header too, of which only the beginning is read at first."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(photo, exif=exif(orientation), icc_profile=bytes(profile)))
+    assert image_size(path) == read_image(path).shape[1:]
+
+
+def test_the_size_of_a_picture_that_is_cut_off_is_known(photo, tmp_path):
+    content = encoded(photo)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content[: jpeg.read_header(content).scan + 10])
+    assert image_size(path) == (43, 61)
+    path.write_bytes(content[:100])
+    with pytest.raises(DataError, match=r"a\.jpg"):
+        image_size(path)
 
 
 def test_too_large_a_picture_is_pillows_to_refuse(photo, tmp_path, monkeypatch):

@@ -103,7 +103,8 @@ def test_a_process_ended_by_force_loses_at_most_what_was_in_flight(
 ) -> None:
     output = tmp_path / f"detections.{ending}"
     script = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, torch\n"
+        "torch.set_num_threads(1)\n"  # as the tests, whose sums it must round alike
         "from retinanet.predict import work\n"
         "original, count = work.PartWriter.append, 0\n"
         "def append(*arguments):\n"

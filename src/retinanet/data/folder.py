@@ -26,7 +26,7 @@ def images_only(path: Path) -> CocoData:
     sizes, kept, dropped = [], [], []
     for image_id, name in enumerate(names, start=1):
         try:
-            sizes.append(image_size(folder / name))
+            sizes.append(image_size(os.path.join(folder, name)))
             kept.append(image_id)
         except DataError as error:
             dropped.append(Problem("unreadable image", image_id, str(error)))

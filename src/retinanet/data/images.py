@@ -7,6 +7,7 @@ error: no partly decoded picture is ever returned. Ordinary JPEGs are decoded by
 
 from __future__ import annotations
 
+from contextlib import suppress
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _QUARTER_TURNS = (5, 6, 7, 8)
+_HEAD = 1 << 16
+"""Bytes in which the header of a JPEG ends, if its thumbnail is no larger than they usually are."""
 
 
 def read_image(path: str | PathLike[str]) -> Tensor:
@@ -61,11 +64,15 @@ def _read_by_pillow(path: str | PathLike[str]) -> Tensor:
 
 def image_size(path: str | PathLike[str]) -> tuple[int, int]:
     """(height, width) of the displayed picture, from the file's header alone. Raises `DataError` as `read_image`."""
+    with suppress(OSError):  # as above
+        header = read_header(read_content(path, _HEAD))
+        if header:
+            return header.size
     try:
         with Image.open(path) as file:
             stored = _stored_size(file)
             return stored[::-1] if _orientation(file) in _QUARTER_TURNS else stored
-    except Exception as error:  # as above
+    except Exception as error:  # in many ways, as above
         raise _unreadable(path, error) from error
 
 

@@ -32,10 +32,11 @@ class JpegHeader(NamedTuple):
     """Where in the file the pixels begin."""
 
 
-def read_content(path: str | os.PathLike[str]) -> bytearray:
-    """All bytes of a file. Raises `OSError`."""
+def read_content(path: str | os.PathLike[str], most: int | None = None) -> bytearray:
+    """All bytes of a file, or the first `most`. Raises `OSError`."""
     with open(path, "rb", buffering=0) as file:
-        content = bytearray(os.fstat(file.fileno()).st_size)
+        size = os.fstat(file.fileno()).st_size
+        content = bytearray(size if most is None else min(size, most))
         if file.readinto(content) != len(content):
             raise OSError("it shrank while it was read")
         return content
