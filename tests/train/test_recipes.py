@@ -58,7 +58,7 @@ def test_a_new_model_keeps_its_rules_and_refuses_others(train: Command, tmp_path
 def test_fine_tuning_goes_on_by_the_models_own_rules_unless_asked(train: Command, tmp_path: Path) -> None:
     old = tmp_path / "old.pth"
     assert train(old, iters=1, **MODERN).code == 0
-    tuned: dict = {"backbone": None, "width": None, "weights": None, "fine_tune": old, "iters": 1}
+    tuned: dict = {"backbone": None, "width": None, "weights": None, "box_loss": None, "fine_tune": old, "iters": 1}
     for name, asked, expected in (
         ("own", {}, MODERN),
         ("one", {"box_loss": "smooth_l1"}, {**MODERN, "box_loss": "smooth_l1"}),
