@@ -24,7 +24,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from retinanet.config import PredictConfig
-from retinanet.export.compare import TOLERANCES, Differences
+from retinanet.export.compare import Differences
+from retinanet.export.tolerance import TOLERANCES
 from retinanet.model.checkpoint import save_checkpoint
 from retinanet.model.network import RetinaNet
 from retinanet.predict.predictor import load

@@ -17,8 +17,9 @@ from torch._inductor.exc import CppCompileError
 from command_line import SMALL, Command, Shapes
 from retinanet.config import ExportConfig, PostprocessConfig
 from retinanet.data.images import read_image
-from retinanet.export.compare import TOLERANCES, Differences
+from retinanet.export.compare import Differences
 from retinanet.export.run import run_export
+from retinanet.export.tolerance import TOLERANCES
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.aoti import AotiRuntime

@@ -20,8 +20,8 @@ from retinanet.config import ExportConfig, PostprocessConfig, PredictConfig
 from retinanet.errors import UsageError
 from retinanet.export import compare
 from retinanet.export.calibration import cache_of, calibrate
-from retinanet.export.compare import Tolerance
 from retinanet.export.run import run_export
+from retinanet.export.tolerance import Tolerance
 from retinanet.model.checkpoint import load_checkpoint
 from retinanet.predict.runtimes.artifact import read_sidecar
 from retinanet.predict.runtimes.onnx import OnnxRuntime

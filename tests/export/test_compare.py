@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retinanet.export.compare import Differences, Tolerance
+from retinanet.export.compare import Differences
+from retinanet.export.tolerance import Tolerance
 from retinanet.types import Detections
 
 TOLERANCE = Tolerance(score=0.01, box=0.02, unmatched=0.1, ap=0.01)

@@ -11,7 +11,7 @@ from retinanet.data.coco import read_annotations
 from retinanet.device import choose_workers
 from retinanet.errors import DataError, ExportError
 from retinanet.evaluate.coco import evaluate
-from retinanet.export.compare import TOLERANCES
+from retinanet.export.tolerance import TOLERANCES
 from retinanet.predict.dataset import collect_results, tell_dropped_images
 from retinanet.predict.detector import Detector
 from retinanet.predict.predictor import Predictor

@@ -1,35 +1,15 @@
-"""How far detections of an artifact are from those of its checkpoint, and how far they may be."""
+"""Detections of an artifact beside those of its checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from retinanet.config import ExportPrecision
+from retinanet.export.ties import suppress_as
+from retinanet.export.tolerance import Tolerance, gaps
 from retinanet.types import Detections
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """When two detections of one class are the same, and how many may be lost or added."""
-
-    score: float
-    """Largest difference of their scores."""
-    box: float
-    """Largest difference of their edges, as a part of the box's longer side or of 32 pixels, whichever is more."""
-    unmatched: float
-    """Part of the detections that may have no partner."""
-    ap: float
-    """Largest loss of average precision, 0…1, where there are annotations to measure it with."""
-
-
-TOLERANCES: dict[ExportPrecision, Tolerance] = {
-    "fp32": Tolerance(score=1e-4, box=1e-3, unmatched=0.005, ap=0.0005),
-    "fp16": Tolerance(score=0.02, box=0.05, unmatched=0.05, ap=0.001),
-    "int8": Tolerance(score=0.1, box=0.25, unmatched=0.1, ap=0.01),
-    "fp8": Tolerance(score=0.1, box=0.25, unmatched=0.1, ap=0.01),
-}
 
 
 @dataclass
@@ -43,34 +23,52 @@ class Differences:
     """Of the checkpoint."""
     unmatched: int = 0
     """Detections, of either, without a partner; those at a threshold's edge don't count."""
+    ties: int = 0
+    """Detections, of either, that differ only because suppression chose otherwise between scores that are the same."""
     score: float = 0.0
     """Largest difference between partners."""
     box: float = 0.0
     """As `Tolerance.box`, between partners."""
 
     def add(self, expected: Detections, found: Detections) -> None:
-        """Compare the detections of one picture (N = 1): each of the expected takes the nearest that is still free."""
-        rows, columns = int(expected.count), int(found.count)
-        scores, others = expected.scores[0, :rows], found.scores[0, :columns]
-        boxes = expected.boxes[0, :rows]
-        side = (boxes[:, 2:] - boxes[:, :2]).amax(-1).clamp(min=32)
-        box = (boxes[:, None] - found.boxes[0, :columns]).abs().amax(-1) / side[:, None]  # [rows, columns]
-        score = (scores[:, None] - others).abs()
-        near = (box <= self.tolerance.box) & (score <= self.tolerance.score)
-        near &= expected.labels[0, :rows, None] == found.labels[0, :columns]
+        """Compare the detections of one picture (N = 1)."""
+        self._count(expected, self._match(expected, found))
 
-        distance = torch.where(near, box / self.tolerance.box + score / self.tolerance.score, torch.inf)
+    def add_with_ties(
+        self, expected: Detections, found: Detections, candidates: Detections, iou_threshold: float
+    ) -> None:
+        """As `add`; the checkpoint's `candidates` before suppression tell apart what differs by ties alone."""
+        matched = self._match(expected, found)
+        if matched.unmatched:
+            slots = expected.scores.shape[1]
+            decided = suppress_as(found, candidates, self.tolerance, iou_threshold, slots)
+            otherwise = self._match(decided, found)
+            if otherwise.unmatched < matched.unmatched:
+                self.ties += matched.unmatched - otherwise.unmatched
+                matched = otherwise
+        self._count(expected, matched)
+
+    def _match(self, expected: Detections, found: Detections) -> _Matched:
+        """Each of the expected takes the nearest that is still free."""
+        score, box, distance = gaps(expected, found, self.tolerance)
+        rows, columns = distance.shape
         lost, added = torch.ones(rows, dtype=torch.bool), torch.ones(columns, dtype=torch.bool)
+        worst_score, worst_box = 0.0, 0.0
         for row in range(rows if columns else 0):
             column = int(distance[row].argmin())
             if distance[row, column] < torch.inf:
                 lost[row] = added[column] = False
                 distance[:, column] = torch.inf
-                self.score = max(self.score, float(score[row, column]))
-                self.box = max(self.box, float(box[row, column]))
-        self.detections += rows
+                worst_score = max(worst_score, float(score[row, column]))
+                worst_box = max(worst_box, float(box[row, column]))
         edge = max(self._edge(expected), self._edge(found))
-        self.unmatched += int((scores[lost] > edge).sum() + (others[added] > edge).sum())
+        alone = [*expected.scores[0, :rows][lost].tolist(), *found.scores[0, :columns][added].tolist()]
+        return _Matched(sum(score > edge for score in alone), worst_score, worst_box)
+
+    def _count(self, expected: Detections, matched: _Matched) -> None:
+        self.detections += int(expected.count)
+        self.unmatched += matched.unmatched
+        self.score, self.box = max(self.score, matched.score), max(self.box, matched.box)
 
     def _edge(self, detections: Detections) -> float:
         """Up to this score a detection may be missing: it is as near as that to the lowest that was let in."""
@@ -84,8 +82,17 @@ class Differences:
         return int(self.tolerance.unmatched * self.detections)
 
     def __str__(self) -> str:
+        ties = f"{self.ties} more by ties of overlapping ones, " if self.ties else ""
         return (
-            f"{self.detections} detections, {self.unmatched} without a partner (at most {self.allowed}), "
+            f"{self.detections} detections, {self.unmatched} without a partner (at most {self.allowed}), {ties}"
             f"scores differ by up to {self.score:.1e} (at most {self.tolerance.score:g}), "
             f"boxes by {self.box:.1e} of their size (at most {self.tolerance.box:g})"
         )
+
+
+class _Matched(NamedTuple):
+    """As in `Differences`, of one picture."""
+
+    unmatched: int
+    score: float
+    box: float

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from retinanet.errors import ExportError
-from retinanet.export.compare import TOLERANCES, Differences
+from retinanet.export.compare import Differences
 from retinanet.export.pictures import batch_of
+from retinanet.export.tolerance import TOLERANCES
 from retinanet.predict.detector import Detector
 from retinanet.predict.runtimes.artifact import ArtifactRecord
 from retinanet.predict.runtimes.base import Runtime
@@ -30,8 +31,9 @@ def verify(runtime: Runtime, reference: Detector, record: ArtifactRecord, pictur
                     f"The artifact gives results of {len(found.scores)} images for a batch of {size} and was removed; "
                     f"export it for one batch size: --batch {size} {size} {size}."
                 )
-            for row, of_picture in enumerate(expected[start : start + size]):
-                differences.add(of_picture, Detections(*(column[row : row + 1] for column in found)))
+            for row, (of_picture, candidates) in enumerate(expected[start : start + size]):
+                of_artifact = Detections(*(column[row : row + 1] for column in found))
+                differences.add_with_ties(of_picture, of_artifact, candidates, record.postprocess.nms)
     if differences.unmatched > differences.allowed:
         raise ExportError(
             f"The artifact detects otherwise than its checkpoint and was removed: on {len(pictures)} pictures "
@@ -44,11 +46,19 @@ def verify(runtime: Runtime, reference: Detector, record: ArtifactRecord, pictur
 
 
 @torch.inference_mode()
-def _by_checkpoint(reference: Detector, batch: Batch) -> Detections:
+def _by_checkpoint(reference: Detector, batch: Batch) -> tuple[Detections, Detections]:
+    """Its detections, and the candidates that they were chosen from."""
     batch = batch.to(reference.network.cell_anchors.device)
-    return Detections(*(column.cpu() for column in reference(batch.images, batch.image_sizes)))
+    scores, boxes, labels = reference.candidates(batch.images, batch.image_sizes)
+    candidates = Detections(scores, boxes, labels, torch.full((len(scores),), scores.shape[1]))
+    detections = reference.suppress(scores, boxes, labels)
+    return _on_cpu(detections), _on_cpu(candidates)
 
 
 def _by_artifact(runtime: Runtime, batch: Batch) -> Detections:
     batch = batch.to(runtime.device)
-    return Detections(*(column.cpu() for column in runtime(batch.images, batch.image_sizes)))
+    return _on_cpu(runtime(batch.images, batch.image_sizes))
+
+
+def _on_cpu(detections: Detections) -> Detections:
+    return Detections(*(column.cpu() for column in detections))

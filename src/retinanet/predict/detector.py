@@ -21,8 +21,12 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """Detections on the canvas for images uint8 `[N, 3, H, W]` and image_sizes `[N, 2]` (height, width)."""
+        return self.suppress(*self.candidates(images, image_sizes))
+
+    def candidates(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores `[N, K]`, boxes `[N, K, 4]` and labels `[N, K]` before suppression, as `decode` returns them."""
         outputs = self.network(images, image_sizes)
-        scores, boxes, labels = decode(
+        return decode(
             outputs.logits,
             outputs.deltas,
             image_sizes,
@@ -32,4 +36,7 @@ class Detector(nn.Module):
             score_threshold=self.postprocess.threshold,
             top_n=self.postprocess.top_n,
         )
+
+    def suppress(self, scores: Tensor, boxes: Tensor, labels: Tensor) -> Detections:
+        """The detections among the candidates."""
         return nms(scores, boxes, labels, iou_threshold=self.postprocess.nms, detections=self.postprocess.detections)
