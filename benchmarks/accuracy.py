@@ -4,7 +4,8 @@
       [--rows base modern ...] [-- --resize 512 --workers 14 ...]
 
 DATA holds images/, train.json and val.json. What follows `--` goes to every training. The last weights are scored, not
-the best validated ones, so that nothing is chosen on val.json. Times are those of whole commands, their start included.
+the best validated ones, so that nothing is chosen on val.json. Times are those of whole commands, their start included,
+and of the steps of a training alone.
 After each run the table of all that are finished in --out is printed and kept there, as table.md: so deciding rows can
 be given more seeds than others, by one command after the other.
 
@@ -15,6 +16,7 @@ folder) is not repeated, and a training goes on from its last checkpoint. The ti
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import queue
@@ -23,14 +25,16 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from retinanet.config_file import config_path
 from retinanet.errors import RetinaNetError
 from retinanet.files import atomic_write
 
 Result = dict[str, float | None]
-"""AP and so on, 0…1, and the seconds of both commands; None: not known."""
+"""AP and so on, 0…1, the seconds of both commands, and of the training's steps; None: not known."""
 
 RULES = {"optimizer": "adamw", "schedule": "cosine", "matching": "iou", "box-loss": "smooth_l1", "class-loss": "focal"}
 ALL = {"matching": "atss", "box-loss": "giou", "class-loss": "quality"}
@@ -57,6 +61,7 @@ ROWS: dict[str, dict[str, str]] = {
     "modern, 36 epochs": {"recipe": "modern", "epochs": "36"},
 }
 """Options of `retinanet train`; --jitter here in parts of --resize."""
+TIMES = ("training", "steps", "inference")
 SCORES = ("AP", "AP50", "AP75", "small", "medium", "large")
 
 
@@ -127,7 +132,7 @@ def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, mor
                 words = [str(round(float(part) * arguments.resize)) for part in words]
             options += [f"--{name}", *words]
         seconds, _ = command(["train", str(model), *options], device, folder / "train.log")
-        keep(trained, json.dumps({"training": None if resumed else seconds}))
+        keep(trained, json.dumps({"training": None if resumed else seconds, "steps": step_seconds(model)}))
     if not scored.exists():
         options = [*images, "--annotations", str(arguments.data / "val.json")]
         options += ["--output", str(folder / "detections.json")]
@@ -135,6 +140,18 @@ def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, mor
         scores = [float(line.split()[-1]) for line in printed.splitlines() if "(AP)" in line]
         times = json.loads(trained.read_text()) | {"inference": seconds}
         keep(scored, json.dumps(dict(zip(SCORES, scores, strict=True)) | times))
+
+
+def step_seconds(model: Path) -> float:
+    """Of the training's steps, by the rates that it noted; the first of them hold what compiles and records."""
+    batch = tomllib.loads(config_path(model).read_text())["batch"]
+    seconds, last = 0.0, 0
+    with (model.parent / "metrics.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            if line["images_per_second"]:  # and no validation
+                seconds += (int(line["step"]) - last) * batch / float(line["images_per_second"])
+                last = int(line["step"])
+    return seconds
 
 
 def name_of(row: str) -> str:
@@ -169,8 +186,8 @@ def command(words: list[str], device: str, log: Path) -> tuple[float, str]:
 def table(out: Path) -> str:
     """Means over the runs that are finished in `out`; of AP its least and greatest too."""
     lines = [
-        f"| | runs | {' | '.join(SCORES)} | AP, least–greatest | training | inference |",
-        f"|{'---|' * (len(SCORES) + 5)}",
+        f"| | runs | {' | '.join(SCORES)} | AP, least–greatest | training | its steps | inference |",
+        f"|{'---|' * (len(SCORES) + 6)}",
     ]
     for row in ROWS:
         found = [path for path in out.glob("*/result.json") if re.fullmatch(rf"{name_of(row)}-\d+", path.parent.name)]
@@ -182,7 +199,7 @@ def table(out: Path) -> str:
         # COCO says -1 where there is no such object.
         scores = " | ".join(f"{100 * means[name]:.1f}" if means[name] >= 0 else "–" for name in SCORES)
         spread = f"{100 * min(known['AP']):.1f}–{100 * max(known['AP']):.1f}"
-        times = " | ".join(f"{means[name]:.0f} s" if name in means else "–" for name in ("training", "inference"))
+        times = " | ".join(f"{means[name]:.0f} s" if name in means else "–" for name in TIMES)
         lines.append(f"| {row} | {len(runs)} | {scores} | {spread} | {times} |")
     return "\n".join(lines)
 

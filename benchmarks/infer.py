@@ -16,7 +16,8 @@ threshold (`contestants.py`). Of the four questions about detecting, (a), how fa
     as many processes, keeps uint8 until the GPU and writes the same COCO results. The weights are calibrated on eight
     pictures of the folder. A first, untimed run of ours proves by JSON lines that each picture has its results.
     Most of the time goes into torchvision's runs, which --peer-limit shortens.
-(d) for how much of the time from the first kernel to the last of (c) the GPU ran none (torch.profiler).
+(d) for how much of the time from the first kernel to the last of (c) the GPU ran none, and which kernels of ours took
+    the rest (torch.profiler).
 
 Times are medians, with the lowest and the highest. Without a GPU it runs on the CPU, to be tried with
 `--batches 1 2 --size 64 96 --resize 96 160 --limit 8 --repeats 1`.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from contestants import DEVICE, GPU, calibrate_network, calibrate_peer, resize_in_peer
-from idle import idle_share
+from idle import Trace, trace
 from infer_folder_ours import check_complete, infer, listed
 from infer_folder_peer import infer_by_peer
 from printout import say
@@ -34,6 +34,9 @@ CALIBRATED_ON = 8
 """Pictures, spread over the folder."""
 TRACED = 500
 """Pictures of torchvision's in (d): it launches so much that the trace of a large folder would not fit the memory."""
+
+LONGEST = 25
+"""Kernels that are listed."""
 
 
 class Contestant(NamedTuple):
@@ -121,12 +124,28 @@ def speed(contestants: Sequence[Contestant], repeats: int) -> None:
 
 def idleness(contestants: Sequence[Contestant]) -> None:
     say()
-    say("## (d) Time without a kernel, from the first to the last, in a trace of the same")
+    say("## (d) The GPU's part, in a trace of the same")
     say()
     if not GPU:
         say("There is no GPU.")
         return
-    say("| | pictures | without a kernel |")
-    say("|---|---|---|")
+    say("| | pictures | seconds | from the first kernel to the last | of this, without a kernel |")
+    say("|---|---|---|---|---|")
+    traces = []
     for name, run, _, paths in contestants:
-        say(f"| {name} | {len(paths):,} | {100 * idle_share(partial(run, paths)):.1f} % |")
+        traces.append(trace(partial(run, paths)))
+        seconds, kernels, idle, _ = traces[-1]
+        say(f"| {name} | {len(paths):,} | {seconds:.2f} | {kernels:.2f} | {100 * idle:.1f} % |")
+    say()
+    say(f"Where the time of {contestants[0].name} goes, µs a picture; what runs side by side adds up:")
+    say()
+    print_work(traces[0], len(contestants[0].traced))
+
+
+def print_work(traced: Trace, pictures: int) -> None:
+    say("| | launches | µs |")
+    say("|---|---|---|")
+    for name, (launches, seconds) in list(traced.work.items())[:LONGEST]:
+        say(f"| {name[:100]} | {launches:,} | {1e6 * seconds / pictures:.1f} |")
+    rest = list(traced.work.values())[LONGEST:]
+    say(f"| others | {sum(count for count, _ in rest):,} | {1e6 * sum(took for _, took in rest) / pictures:.1f} |")
