@@ -65,9 +65,9 @@ def test_fine_tuning_goes_on_by_the_models_own_rules_unless_asked(train: Command
         ("all", {"recipe": "classic"}, {"matching": "iou", "box_loss": "smooth_l1", "class_loss": "focal"}),
     ):
         path = tmp_path / f"{name}.pth"
-        assert train(path, **tuned, **asked).code == 0
+        assert train(path, **(tuned | asked)).code == 0
         assert rules(path) == expected
-        assert train(path, **{**tuned, "iters": 2}, **asked).code == 0  # and goes on
+        assert train(path, **(tuned | asked | {"iters": 2})).code == 0  # and goes on
     assert train(tmp_path / "own.pth", **{**tuned, "iters": 3}, matching="iou").code == 2
 
 
