@@ -109,28 +109,6 @@ def test_first_merger_is_the_cheapest_of_all_pairs():
     assert chosen.prod(1).sum() == min(costs.values())
 
 
-@given(st.lists(st.tuples(sides, sides), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 9))
-@settings(max_examples=50, deadline=None)
-def test_least_is_computed_where_whole_batches_are(originals, limit, batch):
-    sizes = np.array([resized_size(height, width, 300, 500) for height, width in originals])
-
-    def computed(canvases):
-        chosen = assign_canvas(sizes, canvases).tolist()
-        return sum(
-            math.ceil(chosen.count(index) / batch) * batch * height * width
-            for index, (height, width) in enumerate(canvases)
-        )
-
-    by_number = [choose_canvases(sizes, number) for number in range(1, limit + 1)]
-    assert computed(choose_canvases(sizes, limit, batch)) == min(map(computed, by_number))
-
-
-def test_a_picture_of_each_shape_shares_a_batch():
-    sizes = np.array([[64, 96], [96, 64]])
-    assert choose_canvases(sizes, batch=1) == [(64, 96), (96, 64)]
-    assert choose_canvases(sizes, batch=2) == [(96, 96)]
-
-
 def test_thousands_of_distinct_sizes():
     random = np.random.default_rng(0)
     originals = random.integers(50, 6000, (20000, 2))

@@ -62,21 +62,15 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def choose_canvases(sizes: np.ndarray, limit: int = 3, batch: int = 1) -> list[tuple[int, int]]:
+def choose_canvases(sizes: np.ndarray, limit: int = 3) -> list[tuple[int, int]]:
     """At most `limit` canvases (H, W), sides multiples of 32, of which one holds each of the resized sizes `[I, 2]`.
 
     Starting with a canvas for each distinct size, the pair whose merger adds least padded area over all pictures is
-    merged until one remains. Of all these choices the best is that of which least is computed, in whole batches, blank
-    slots included.
+    merged until `limit` remain.
     """
     rounded = -(-sizes // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     canvases, counts = np.unique(rounded, axis=0, return_counts=True)  # [M, 2], [M]
-    choices = []
-    while True:
-        if len(canvases) <= limit:
-            choices.append(sorted({(int(height), int(width)) for height, width in canvases}))
-        if len(canvases) == 1:
-            return min(reversed(choices), key=lambda choice: _computed_area(sizes, choice, batch))
+    while len(canvases) > limit:
         merged = np.maximum(canvases[:, None], canvases[None])  # [M, M, 2]
         area = canvases.prod(-1) * counts
         added = merged.prod(-1) * (counts[:, None] + counts) - area[:, None] - area
@@ -85,11 +79,7 @@ def choose_canvases(sizes: np.ndarray, limit: int = 3, batch: int = 1) -> list[t
         canvases[first] = merged[first, second]
         counts[first] += counts[second]
         canvases, counts = np.delete(canvases, second, 0), np.delete(counts, second)
-
-
-def _computed_area(sizes: np.ndarray, canvases: Sequence[tuple[int, int]], batch: int) -> int:
-    counts = np.bincount(assign_canvas(sizes, canvases), minlength=len(canvases))
-    return int((-(-counts // batch) * batch * np.prod(canvases, axis=1)).sum())
+    return sorted({(int(height), int(width)) for height, width in canvases})
 
 
 def assign_canvas(sizes: np.ndarray, canvases: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -105,14 +95,11 @@ def assign_canvas(sizes: np.ndarray, canvases: Sequence[tuple[int, int]]) -> np.
 
 
 def group_by_canvas(
-    sizes: np.ndarray, resize: int, max_size: int, limit: int = 3, batch: int = 1
+    sizes: np.ndarray, resize: int, max_size: int, limit: int = 3
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Canvases for pictures of original sizes `[I, 2]` (h, w), and the index `[I]` of each picture's.
-
-    See `choose_canvases` for `limit` and `batch`.
-    """
+    """At most `limit` canvases for pictures of original sizes `[I, 2]` (h, w), and the index `[I]` of each one's."""
     resized = np.array([resized_size(height, width, resize, max_size) for height, width in sizes.tolist()])
-    canvases = choose_canvases(resized, limit, batch)
+    canvases = choose_canvases(resized, limit)
     return assign_canvas(resized, canvases), canvases
 
 

@@ -18,10 +18,9 @@ from command_line import Command, Shapes
 from retinanet import load
 from retinanet.config import ExportConfig, PostprocessConfig, PredictConfig
 from retinanet.errors import UsageError
-from retinanet.export import compare
 from retinanet.export.calibration import cache_of, calibrate
 from retinanet.export.run import run_export
-from retinanet.export.tolerance import Tolerance
+from retinanet.export.tolerance import TOLERANCES, Tolerance
 from retinanet.model.checkpoint import load_checkpoint
 from retinanet.predict.runtimes.artifact import read_sidecar
 from retinanet.predict.runtimes.onnx import OnnxRuntime
@@ -183,7 +182,7 @@ def test_a_file_that_lost_accuracy_is_removed(
     assert done.code == 0, done.err
     assert float(re.search(r"checkpoint (\d+\.\d+)", done.out)[1]) > 10  # type: ignore[index]
 
-    monkeypatch.setitem(compare.TOLERANCES, "fp32", Tolerance(score=0.5, box=0.5, unmatched=1.0, ap=0.01))
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(score=0.5, box=0.5, unmatched=1.0, ap=0.01))
     honest = OnnxRuntime._run
 
     def shifted(*arguments: object) -> tuple[torch.Tensor, ...]:

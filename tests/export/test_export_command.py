@@ -147,15 +147,15 @@ def test_the_comparison_is_with_fp32_and_not_with_tf32(
     retinanet: Command, trained: Path, shapes: Shapes, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which GPUs take for convolutions by default: a right file would be too far from it."""
-    seen, forward = [], Detector.forward
+    seen, candidates = [], Detector.candidates
 
-    def look(*arguments: Any) -> Detections:
+    def look(*arguments: Any) -> Any:
         seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
-        return forward(*arguments)
+        return candidates(*arguments)
 
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     assert before[0]
-    monkeypatch.setattr(Detector, "forward", look)
+    monkeypatch.setattr(Detector, "candidates", look)
     annotated = {"verify_images": shapes.val_images, "verify_annotations": shapes.val_annotations}
     assert retinanet("export", trained, out, device="cpu", **annotated).code == 0
     assert len(seen) > 7  # of which the images with annotations came in one batch

@@ -23,6 +23,9 @@ class FakePredictor:
         self.runtime = SimpleNamespace(device=torch.device("cpu"))
         self.started = [threading.Event() for _ in range(20)]
 
+    def trim(self, batch: Batch) -> Batch:
+        return batch
+
     def run(self, batch: Batch) -> Detections:
         number = int(batch.image_ids[0])
         self.started[number].set()

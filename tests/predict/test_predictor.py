@@ -14,11 +14,13 @@ from torch import Tensor
 import retinanet
 from command_line import Command, Shapes
 from retinanet.config import PostprocessConfig, PredictConfig
+from retinanet.data.batching import assemble
 from retinanet.data.images import read_image
 from retinanet.errors import DataError, ModelError, UsageError
 from retinanet.model.checkpoint import build_network, load_checkpoint
 from retinanet.predict.detector import Detector
 from retinanet.predict.predictor import Predictor, load
+from retinanet.preprocess import fit_to_canvas
 from retinanet.types import Detections
 
 CPU = PredictConfig(device="cpu", batch=2)
@@ -82,6 +84,17 @@ def test_a_mixed_list_keeps_its_order_over_canvases_and_batches(predictor: Predi
     # Alone, a picture gets a canvas of its own size; in this list it is the same.
     for index, picture in enumerate((3, 0, 2, 1, 0, 2)):
         assert_close(row(found, index), predictor(paths[picture]))
+
+
+def test_blank_slots_at_the_end_are_not_computed_on_a_cpu(predictor: Predictor, paths: list[Path]) -> None:
+    placed = fit_to_canvas(read_image(paths[0]), 64, 96, (64, 96))
+    batch = assemble((64, 96), [None, placed, None, placed, None, None])
+    trimmed = predictor.trim(batch)
+    assert trimmed.image_ids.tolist() == [-1, 0, -1, 0]
+    whole, found = predictor.run(batch), predictor.run(trimmed)
+    for index in (1, 3):
+        assert_close(row(found, index), row(whole, index))
+    assert len(predictor.trim(assemble((64, 96), [None] * 3)).images) == 1
 
 
 def test_boxes_are_those_of_the_network_in_original_pixels(trained: Path) -> None:

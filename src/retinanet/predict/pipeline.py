@@ -31,7 +31,7 @@ def run_batches(predictor: Predictor, batches: Iterable[Batch], finish: Finish) 
     """
     with ThreadPoolExecutor(1, "finish") as thread:
         pending: deque[Future[None]] = deque()
-        for batch in batches:
+        for batch in map(predictor.trim, batches):
             found, arrived = _on_its_way_back(predictor.run(batch))
             pending.append(thread.submit(_finish, finish, batch.image_ids, found, arrived))
             if len(pending) == IN_FLIGHT:

@@ -22,8 +22,6 @@ from retinanet.types import Batch, ClassMap, Detections
 
 CANVASES = 6
 """Most that pictures of many shapes are sorted into. Each saves padding, and takes a moment to start on a GPU."""
-USUAL_BATCH = 8
-"""What canvases are chosen for, whatever the batch is: results must not depend on it."""
 
 Picture = str | os.PathLike[str] | np.ndarray | Tensor
 """A path; an array uint8 `[H, W, 3]`, RGB; or a tensor `[3, H, W]`, RGB, uint8 or floating point in 0…1."""
@@ -100,7 +98,14 @@ class Predictor:
         """Canvases for pictures of original sizes `[I, 2]` (h, w), and the index `[I]` of each picture's."""
         if self.canvas:
             return np.zeros(len(sizes), np.int64), [self.canvas]
-        return group_by_canvas(sizes, self.resize, self.max_size, CANVASES, USUAL_BATCH)
+        return group_by_canvas(sizes, self.resize, self.max_size, CANVASES)
+
+    def trim(self, batch: Batch) -> Batch:
+        """The batch without the blank slots at its end. On a GPU all of it: its graphs are of whole batches."""
+        if self.runtime.device.type == "cuda":
+            return batch
+        used = 1 + int(np.flatnonzero(batch.image_ids.numpy() >= 0).max(initial=0))
+        return Batch(*(column[: max(used, self._fewest)] for column in batch))
 
     def run(self, batch: Batch) -> Detections:
         """Detections of a batch, boxes in original pixels, on the runtime's device."""
