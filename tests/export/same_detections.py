@@ -1,4 +1,4 @@
-"""An artifact's detections beside its checkpoint's, on the same canvases."""
+"""An artifact's detections beside its checkpoint's: on the same canvases, or made by hand."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def assert_same_detections(runtime: Runtime, detector: Detector, images: Tensor,
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
     assert int(found.count.sum()) > 0
     return found
+
+
+def detections(*rows: tuple[float, float, int], slots: int = 10) -> Detections:
+    """Of one picture. Rows of score, left edge and label; boxes are 50 × 50."""
+    missing = slots - len(rows)
+    boxes = [[left, 10.0, left + 50, 60.0] for _, left, _ in rows] + [[0.0] * 4] * missing
+    return Detections(
+        torch.tensor([[*(score for score, _, _ in rows), *[0.0] * missing]]),
+        torch.tensor([boxes]),
+        torch.tensor([[*(label for _, _, label in rows), *[-1] * missing]]),
+        torch.tensor([len(rows)]),
+    )

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from same_detections import detections
 
 from retinanet.export.compare import Differences
 from retinanet.export.tolerance import Tolerance
 from retinanet.types import Detections
 
 TOLERANCE = Tolerance(score=0.01, box=0.02, unmatched=0.1, ap=0.01)
-
-
-def detections(*rows: tuple[float, float, int], slots: int = 10) -> Detections:
-    """Rows of score, left edge and label; boxes are 50 × 50."""
-    missing = slots - len(rows)
-    boxes = [[left, 10.0, left + 50, 60.0] for _, left, _ in rows] + [[0.0] * 4] * missing
-    return Detections(
-        torch.tensor([[*(score for score, _, _ in rows), *[0.0] * missing]]),
-        torch.tensor([boxes]),
-        torch.tensor([[*(label for _, _, label in rows), *[-1] * missing]]),
-        torch.tensor([len(rows)]),
-    )
 
 
 def unmatched(expected: Detections, found: Detections) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from same_detections import detections
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -18,19 +19,6 @@ Row = tuple[float, float, int]
 
 # Boxes are 50 wide: neighbours at a distance of 10 overlap by 2/3, those at 20 by 3/7.
 A, B, C, FAR = (0.9, 0.0, 1), (0.895, 10.0, 1), (0.7, -10.0, 1), (0.6, 300.0, 0)
-
-
-def picture(rows: list[Row], slots: int) -> Detections:
-    """Rows of score, left edge and label."""
-    missing = slots - len(rows)
-    boxes = [[left, 10.0, left + 50, 60.0] for _, left, _ in rows] + [[0.0] * 4] * missing
-    scores, labels = ([row[column] for row in rows] for column in (0, 2))
-    return Detections(
-        torch.tensor([[*scores, *[0.0] * missing]]),
-        torch.tensor([boxes]),
-        torch.tensor([[*labels, *[-1] * missing]]),
-        torch.tensor([len(rows)]),
-    )
 
 
 def by_torchvision(candidates: Detections, scores: Tensor) -> Detections:
@@ -61,25 +49,25 @@ def compared(candidates: Detections, expected: Detections, found: Detections) ->
     ],
 )
 def test_one_of_two(found: list[Row], unmatched: int, ties: int) -> None:
-    candidates = picture([A, B, FAR], slots=5)
-    differences = compared(candidates, picture([A, FAR], SLOTS), picture(found, SLOTS))
+    candidates = detections(A, B, FAR, slots=5)
+    differences = compared(candidates, detections(A, FAR, slots=SLOTS), detections(*found, slots=SLOTS))
     assert (differences.unmatched, differences.ties) == (unmatched, ties)
 
 
 def test_what_lives_because_another_died() -> None:
     """A suppresses B and C, but B leaves C alone."""
-    candidates, expected = picture([A, B, C], slots=3), picture([A], SLOTS)
+    candidates, expected = detections(A, B, C, slots=3), detections(A, slots=SLOTS)
     assert by_torchvision(candidates, candidates.scores[0]).count == 1
-    differences = compared(candidates, expected, picture([B, C], SLOTS))
+    differences = compared(candidates, expected, detections(B, C, slots=SLOTS))
     assert (differences.unmatched, differences.ties) == (0, 3)
     assert "0 without a partner (at most 0), 3 more by ties" in str(differences)
-    differences = compared(candidates, expected, picture([A, C], SLOTS))  # C should have died
+    differences = compared(candidates, expected, detections(A, C, slots=SLOTS))  # C should have died
     assert (differences.unmatched, differences.ties) == (1, 0)
 
 
 def test_a_higher_score_by_more_than_the_tolerance_is_no_tie() -> None:
     low = (0.88, 10.0, 1)
-    differences = compared(picture([A, low], slots=2), picture([A], SLOTS), picture([low], SLOTS))
+    differences = compared(detections(A, low, slots=2), detections(A, slots=SLOTS), detections(low, slots=SLOTS))
     assert (differences.unmatched, differences.ties) == (2, 0)
 
 
@@ -103,11 +91,11 @@ def test_whatever_rounding_does_to_the_scores_is_a_tie() -> None:
     assert ties > 50
 
 
-def with_free_slots(detections: Detections) -> Detections:
+def with_free_slots(found: Detections) -> Detections:
     """Not full, so that its last score is no edge."""
-    missing = SLOTS - detections.scores.shape[1]
+    missing = SLOTS - found.scores.shape[1]
     scores, boxes, labels = (
         torch.cat([column, torch.full((1, missing, *column.shape[2:]), value, dtype=column.dtype)], 1)
-        for column, value in zip(detections[:3], (0, 0, -1), strict=True)
+        for column, value in zip(found[:3], (0, 0, -1), strict=True)
     )
-    return Detections(scores, boxes, labels, detections.count)
+    return Detections(scores, boxes, labels, found.count)

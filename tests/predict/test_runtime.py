@@ -68,7 +68,7 @@ def test_an_ensemble_of_two_normalisations_trains_and_predicts(
     first, second = checkpoint(model)["record"]["backbones"]
     assert first["mean"] != second["mean"]
     losses = [float(row["class_loss"]) for row in metric_rows(model) if row["class_loss"]]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.8 < losses[0]
 
     assert retinanet("infer", model, **shapes.held_out, output=tmp_path / "detections.json").code == 0
     entries = json.loads((tmp_path / "detections.json").read_text())
