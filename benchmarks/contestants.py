@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet.config import PostprocessConfig
+from retinanet.export.compare import Differences
+from retinanet.export.tolerance import TOLERANCES
 from retinanet.model.checkpoint import create_record
 from retinanet.model.network import RetinaNet
 from retinanet.ops.decode import logit_threshold
+from retinanet.predict.runtimes.base import Runtime
 from retinanet.preprocess import Placed
-from retinanet.types import ClassMap
+from retinanet.types import ClassMap, Detections
 
 CLASSES = 80
 CANDIDATES = 6000
@@ -66,6 +69,15 @@ def detect_by_peer(peer: nn.Module, images: Iterable[Tensor]) -> list[dict[str, 
 
 def half_precision() -> torch.autocast:
     return torch.autocast(DEVICE.type, torch.float16, enabled=GPU)
+
+
+def agreement(ours: Runtime, eager: Runtime, inputs: tuple[Tensor, Tensor]) -> Differences:
+    """How far two ways of ours are apart, of which one is plain PyTorch."""
+    differences = Differences(TOLERANCES["fp16" if GPU else "fp32"], POSTPROCESS.threshold)
+    expected, found = (Detections(*(column.cpu() for column in runtime(*inputs))) for runtime in (eager, ours))
+    for row in range(len(inputs[0])):
+        differences.add(*(Detections(*(column[row : row + 1] for column in both)) for both in (expected, found)))
+    return differences
 
 
 def calibrate_on_noise(network: RetinaNet, peer: nn.Module, canvas: tuple[int, int]) -> str:

@@ -4,9 +4,9 @@
 
 ResNet-50-FPN, 80 classes, fp16 on a GPU, post-processing included. Pictures are uint8 noise on the device. Weights are
 random, and let 6,000 candidates an image pass the score threshold (`contestants.py`). Times are medians, with the
-lowest and the highest. A package's load to first result is measured in a fresh process that imports PyTorch alone and
-loads as our runtime and C++ programs do; the table says so where a package kills that process, and what follows leaves
-it out. Rows are printed as they are measured.
+lowest and the highest. What each package finds is compared with eager PyTorch first. A package's load to first result
+is measured in a fresh process that imports PyTorch alone and loads as our runtime and C++ programs do; the table says so
+where a package kills that process, and what follows leaves it out. Rows are printed as they are measured.
 
 Without a GPU it compiles for the processor, in minutes, to be tried with `--batches 1 --size 64 96`.
 """
@@ -30,6 +30,7 @@ from contestants import (
     DEVICE,
     GPU,
     POSTPROCESS,
+    agreement,
     calibrate_on_noise,
     detect_by_peer,
     make_network,
@@ -37,7 +38,7 @@ from contestants import (
     noise,
 )
 from printout import say
-from timing import Call, begin_table, captured, row
+from timing import Call, begin_table, row
 from torch import Tensor, nn
 
 from retinanet import __version__
@@ -154,17 +155,19 @@ def first_result(path: Path, count: int, canvas: Size) -> tuple[str, bool]:
 
 
 def speed(network: RetinaNet, peer: nn.Module, packages: dict[str, Path], batches: list[int], canvas: Size) -> None:
+    eager = TorchRuntime(copy_of(network), postprocess=POSTPROCESS, device=DEVICE, precision=PRECISION)
+    runtimes = {name: AotiRuntime.from_file(path, None) for name, path in packages.items()}
+    say()
+    for name, runtime in runtimes.items():
+        say(f"{name} beside eager: {agreement(runtime, eager, pictures(runtime.record.batch[0], canvas))}.")
     begin_table(f"Tensor → detections, {canvas[0]}×{canvas[1]}, {PRECISION}", batches)
-    for name, path in packages.items():
-        runtime = AotiRuntime.from_file(path, None)
+    for name, runtime in runtimes.items():
         say(row(name, batches, partial(run, runtime, canvas)))
         if GPU:
-            # A CUDA graph cannot hold the locks with which a package lets several threads in.
-            single = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, 0)
-            say(row(f"{name}, CUDA graph", batches, partial(replay, single, runtime, canvas)))
+            package = torch._C._aoti.AOTIModelPackageLoader(str(packages[name]), "model", False, 1, 0)
+            say(row(f"{name}, launched kernel by kernel", batches, partial(launch, package, runtime, canvas)))
     fused = FusedRuntime(copy_of(network), postprocess=POSTPROCESS, device=DEVICE, precision=PRECISION)
     say(row("a checkpoint's runtime", batches, lambda count: partial(fused, *noise(count, canvas))))
-    eager = TorchRuntime(network, postprocess=POSTPROCESS, device=DEVICE, precision=PRECISION)
     say(row("eager", batches, lambda count: partial(eager, *pictures(count, canvas))))
     say(row("torchvision, autocast", batches, lambda count: partial(detect_by_peer, peer, pictures(count, canvas)[0])))
 
@@ -180,13 +183,14 @@ def run(runtime: AotiRuntime, canvas: Size, count: int) -> Call | None:
     return partial(runtime, *pictures(count, canvas)) if fewest <= count <= most else None
 
 
-def replay(
+def launch(
     package: torch._C._aoti.AOTIModelPackageLoader, runtime: AotiRuntime, canvas: Size, count: int
 ) -> Call | None:
+    """As C++ programs do it."""
     if run(runtime, canvas, count) is None:
         return None
     inputs = pictures(count, canvas)
-    return captured(lambda: package.boxed_run(list(inputs)))
+    return lambda: package.boxed_run(list(inputs))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from contestants import (
     DEVICE,
     GPU,
     POSTPROCESS,
+    agreement,
     calibrate_on_noise,
     detect_by_peer,
     noise,
@@ -24,14 +25,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from retinanet.config import PredictConfig
-from retinanet.export.compare import Differences
-from retinanet.export.tolerance import TOLERANCES
 from retinanet.model.checkpoint import save_checkpoint
 from retinanet.model.network import RetinaNet
 from retinanet.predict.predictor import load
 from retinanet.predict.runtimes.base import Runtime
 from retinanet.predict.runtimes.torch import TorchRuntime
-from retinanet.types import Detections, HeadOutputs
+from retinanet.types import HeadOutputs
 
 Size = tuple[int, int]
 
@@ -45,7 +44,7 @@ def measure_tensors(network: RetinaNet, peer: nn.Module, arguments: argparse.Nam
     say("## (b) Tensor → detections")
     say()
     say(f"Candidates above the threshold in noise of {_name(sizes[0])}: {candidates}.")
-    _compare(runtimes["ours"], runtimes["ours, eager"], sizes[0])
+    say(f"Ours beside ours, eager: {agreement(runtimes['ours'], runtimes['ours, eager'], noise(1, sizes[0]))}.")
     sizes += [runtime.canvas for runtime in runtimes.values() if runtime.canvas and runtime.canvas not in sizes]
     for size in dict.fromkeys(sizes):
         _table(size, runtimes, network, peer, arguments)
@@ -61,14 +60,6 @@ def _open_runtimes(network: RetinaNet, models: Sequence[Path]) -> dict[str, Runt
     eager.load_state_dict(network.state_dict())
     runtimes["ours, eager"] = TorchRuntime(eager, postprocess=POSTPROCESS, device=DEVICE)
     return runtimes | {path.name: load(path, config=config).runtime for path in models}
-
-
-def _compare(ours: Runtime, eager: Runtime, size: Size) -> None:
-    """Say how far our two ways are apart: one of them is plain PyTorch."""
-    differences = Differences(TOLERANCES["fp16" if GPU else "fp32"], POSTPROCESS.threshold)
-    expected, found = (Detections(*(column.cpu() for column in runtime(*noise(1, size)))) for runtime in (eager, ours))
-    differences.add(expected, found)
-    say(f"Ours beside ours, eager: {differences}.")
 
 
 def _table(

@@ -128,6 +128,32 @@ assert not {name.split(".")[0] for name in sys.modules} & {"retinanet", "torchvi
     subprocess.run([sys.executable, "-c", script, aoti_package, tmp_path / "case.pt"], check=True, cwd=tmp_path)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batch", [(2, 2, 2), (1, 2, 4)])
+def test_a_package_for_a_gpu(
+    train: Command, shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: tuple[int, int, int]
+) -> None:
+    """Its convolutions are joined, and it says the same again and again: the third time, replayed by a CUDA graph."""
+    model, package, programs = tmp_path / "model.pth", tmp_path / "model.pt2", []
+    assert train(model, **{**SMALL, "backbone": "ResNet18FPN"}, iters=60, lr=0.003).code == 0
+    compile_and_package = torch._inductor.aoti_compile_and_package
+    monkeypatch.setattr(
+        torch._inductor,
+        "aoti_compile_and_package",
+        lambda program, **options: (programs.append(program), compile_and_package(program, **options)),
+    )
+    run_export(model, package, ExportConfig(batch=batch, device="cuda", precision="fp16"), PostprocessConfig())
+    assert str(programs[0].graph).count("cudnn_convolution") == 25 + 4 * 2 * 4  # the heads' on each of five levels
+    runtime = AotiRuntime.from_file(package, "cuda")
+    detector = detector_of(model).cuda()
+    for start in (0, 1, 2):
+        inputs = [tensor.cuda() for tensor in canvases(pictures_of(shapes)[start : start + 2], CANVAS)]
+        with torch.inference_mode():
+            expected = detector(*inputs)
+        torch.testing.assert_close(runtime(*inputs).scores, expected.scores, rtol=0, atol=0.01)
+
+
 def test_no_compiler_gets_a_sentence(
     retinanet: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.config import PostprocessConfig
-from retinanet.model.fusion import fold_batch_norms, fuse_module, fused
-from retinanet.model.fusion.layers import ConvRelu
+from retinanet.model.fusion import fold_batch_norms, fuse_module, fused, joined
+from retinanet.model.fusion.layers import BiasedConv, ConvRelu, MaxPool
 from retinanet.model.network import RetinaNet
 from retinanet.model.record import ModelRecord
 from retinanet.predict.runtimes.fused import FusedRuntime
@@ -200,6 +200,20 @@ def test_folding_alone_leaves_ordinary_modules_under_their_names(name: str, reco
     with torch.inference_mode():
         found = folded(batch.images, batch.image_sizes)
     assert_same_outputs(expected, found)
+
+
+@pytest.mark.parametrize(("name", "convs"), [("resnet18", 25), ("tf_efficientnet_lite0", 8), ("convnext_atto", 8)])
+def test_what_is_joined_for_compilers_says_the_same(name: str, convs: int, record: ModelRecord, batch: Batch) -> None:
+    """Those of the two heads' towers everywhere; what is not a convolution stays as it was."""
+    network = disturbed_network(record, name)
+    with torch.inference_mode():
+        expected = network(batch.images, batch.image_sizes)
+        network = joined(fold_batch_norms(network))
+        found = network(batch.images, batch.image_sizes)
+    assert_same_outputs(expected, found)
+    assert count(network, ConvRelu) == convs
+    assert not count(network, BiasedConv)
+    assert not count(network, MaxPool)
 
 
 @pytest.mark.gpu

@@ -42,3 +42,17 @@ def test_cudnn_has_it_in_half_precision(dtype):
     expected = F.relu(F.conv2d(x, weight, bias, *CASES[0]) + residual)
     torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02 * float(expected.max()))
     assert not room._refused
+
+
+@pytest.mark.parametrize("geometry", CASES)
+@pytest.mark.parametrize("residual", [True, False])
+def test_compilers_know_what_cudnn_will_return(geometry, residual):
+    x, weight = (torch.ones(shape).to(memory_format=torch.channels_last) for shape in ((2, 3, 7, 6), (4, 3, 3, 3)))
+    expected = F.conv2d(x, weight, None, *geometry)
+    x, weight, bias = (tensor.to("meta") for tensor in (x, weight, torch.ones(4)))
+    if residual:
+        found = torch.ops.aten.cudnn_convolution_add_relu(x, weight, expected.to("meta"), 1.0, bias, *geometry, 1)
+    else:
+        found = torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *geometry, 1)
+    assert found.shape == expected.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from retinanet.errors import ExportError, UsageError
 from retinanet.export.describe import Built
 from retinanet.export.quantize import Ranges
+from retinanet.model.fusion import joined
 from retinanet.ops.backend import kernels_available
 from retinanet.ops.nms import loop
 from retinanet.predict.detector import Detector
@@ -42,6 +43,8 @@ def build(
             "AOTInductor compiles a .pt2 file with a C++ compiler, but there is none here; install g++ or set CXX."
         )
     if record.precision == "fp16":
+        if device.type == "cuda":
+            joined(detector.network)
         detector.network.half()
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     record = replace(
@@ -83,6 +86,9 @@ def _export(model: _Outputs, record: ArtifactRecord, device: torch.device) -> Ex
     count = fewest if fewest == most else max(usual, 2)
     images = torch.zeros(count, 3, *record.canvas, dtype=torch.uint8, device=device)
     image_sizes = torch.tensor([record.canvas] * count, device=device)
+    if device.type == "cuda":
+        for used in {fewest, most}:  # which convolutions cuDNN joins shows when they run
+            model(images[:1].expand(used, -1, -1, -1).contiguous(), image_sizes[:1].expand(used, -1))
     batch = {} if fewest == most else {0: Dim("batch", min=fewest, max=most)}
     # What the compiler learned from an earlier export of a constant batch would make this one constant too.
     torch.compiler.reset()

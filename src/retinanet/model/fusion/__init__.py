@@ -14,7 +14,7 @@ from retinanet.model.fusion.pyramid import merge
 from retinanet.model.fusion.streams import SideBySide
 from retinanet.model.fusion.trace import trace
 from retinanet.model.network import RetinaNet
-from retinanet.ops.normalise import normalise
+from retinanet.ops.normalise import normalise, reference
 
 
 def fused(network: RetinaNet) -> RetinaNet:
@@ -22,20 +22,36 @@ def fused(network: RetinaNet) -> RetinaNet:
 
     Whatever cannot be traced or joined runs as it was.
     """
-    network.eval()
-    for backbone, pyramid in zip(network.members, cast(list[FPN], list(network.pyramids)), strict=True):
-        backbone.body, widened = fuse_module(backbone.body), False
+    pyramids = cast(list[FPN], list(network.pyramids))
+    for backbone, pyramid, widened in zip(network.members, pyramids, _join(network), strict=True):
         if isinstance(backbone.body, fx.GraphModule):
             use_kernels(backbone.body)
-            widened = widen_stem(backbone.body)
         backbone.normalise = partial(normalise, channels=STEM_CHANNELS) if widened else normalise
         pyramid.output = nn.ModuleList(map(faster, pyramid.output))
         pyramid.p6, pyramid.p7 = faster(pyramid.p6), faster(pyramid.p7)
         pyramid.merge = partial(merge, list(pyramid.lateral))  # type: ignore[assignment, arg-type]
     for head in (network.class_head, network.box_head):
-        head.tower, head.predict = fuse_module(head.tower), faster(head.predict)  # type: ignore[assignment]
+        head.predict = faster(head.predict)  # type: ignore[assignment]
     network.run_heads = SideBySide(network.class_head, network.box_head)  # type: ignore[method-assign]
     return network
+
+
+def joined(network: RetinaNet) -> RetinaNet:
+    """What a compiler does well with: only the convolutions are joined, the rest is ordinary; `network` is used up."""
+    for backbone, widened in zip(network.members, _join(network), strict=True):
+        if widened:
+            backbone.normalise = partial(reference.normalise, channels=STEM_CHANNELS)
+    return network
+
+
+def _join(network: RetinaNet) -> list[bool]:
+    """Join the convolutions of backbones and heads; says of each backbone whether it takes `STEM_CHANNELS` now."""
+    network.eval()
+    for head in (network.class_head, network.box_head):
+        head.tower = fuse_module(head.tower)  # type: ignore[assignment]
+    for backbone in network.members:
+        backbone.body = fuse_module(backbone.body)
+    return [isinstance(body, fx.GraphModule) and widen_stem(body) for body in (one.body for one in network.members)]
 
 
 def fold_batch_norms(network: RetinaNet) -> RetinaNet:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.ops.conv_relu import reference
+from retinanet.ops.conv_relu import reference, shapes
+
+shapes.register()
 
 _refused: set[tuple[Any, ...]] = set()
-"""Problems for which cuDNN had no kernel: it has not one for every geometry, type and GPU."""
+"""Problems, of any batch, for which cuDNN had no kernel: it has not one for every geometry, type and GPU."""
 
 
 def conv_relu(
@@ -35,7 +37,7 @@ def conv_relu(
     Returns:
         `[N, C_out, H', W']`.
     """
-    problem = (x.shape, weight.shape, residual is None, *stride, *padding, *dilation, x.dtype, x.device)
+    problem = (x.shape[1:], weight.shape, residual is None, *stride, *padding, *dilation, x.dtype, x.device)
     if x.is_cuda and torch.version.cuda is not None and problem not in _refused:
         geometry = (stride, padding, dilation, 1)
         try:

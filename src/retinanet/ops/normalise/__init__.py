@@ -1,10 +1,9 @@
 """The network's first step on a GPU, in one pass: `retinanet.preprocess.normalise` is its reference."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from retinanet import preprocess
 from retinanet.ops.backend import kernels_available
+from retinanet.ops.normalise import reference
 
 
 def normalise(images: Tensor, image_sizes: Tensor, mean: Tensor, std: Tensor, channels: int = 3) -> Tensor:
@@ -16,4 +15,4 @@ def normalise(images: Tensor, image_sizes: Tensor, mean: Tensor, std: Tensor, ch
         from retinanet.ops.normalise import triton
 
         return triton.normalise(images, image_sizes, mean, std, channels)
-    return F.pad(preprocess.normalise(images, image_sizes, mean, std), (0, 0, 0, 0, 0, channels - 3))
+    return reference.normalise(images, image_sizes, mean, std, channels)

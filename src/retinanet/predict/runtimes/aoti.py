@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retinanet.device import choose_device
+from retinanet.device import choose_device, device_context
 from retinanet.errors import ModelError, UsageError
 from retinanet.predict.runtimes.artifact import RECORD_KEY, ArtifactRecord
 from retinanet.predict.runtimes.base import ArtifactRuntime
+from retinanet.predict.runtimes.cuda_graphs import CudaGraphs
+from retinanet.types import Detections
 
 
 class AotiRuntime(ArtifactRuntime):
@@ -43,12 +45,21 @@ class AotiRuntime(ArtifactRuntime):
         try:
             # What C++ programs load packages with. `torch._inductor.aoti_load_package` does the same in ten times as
             # long: it imports the compiler first and asks the host's g++ what the processor can, a process at a time.
-            index = -1 if chosen.index is None else chosen.index
-            self._package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+            # A CUDA graph cannot hold the locks with which a package lets several threads in.
+            index, single_threaded = -1 if chosen.index is None else chosen.index, chosen.type == "cuda"
+            self._package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", single_threaded, 1, index)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ModelError(f"PyTorch cannot load {path} ({reason}); export the model again.") from error
+        self._on_device = device_context(chosen)
+        self._detect = CudaGraphs(super().__call__) if chosen.type == "cuda" else super().__call__
         return chosen
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """Detections on the canvas."""
+        with self._on_device:
+            return self._detect(images, image_sizes)
 
     def _run(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Strides are compiled in, and nothing checks them.
