@@ -12,10 +12,11 @@ threshold (`contestants.py`). Of the four questions about detecting, (a), how fa
     post-processing, and the floor (the convolutions' FLOPs at --peak, what one 3×3 convolution reached on an H100),
     which is said as a part of each time too. The weights are calibrated on noise, which is what the pictures hold.
 (c) folder of JPEGs → results file: `retinanet infer` with all that belongs to it (headers, journal, checksums), the
-    model loaded before or meanwhile, and torchvision's, loaded before, with a DataLoader of its own, which decodes in
-    as many processes, keeps uint8 until the GPU and writes the same COCO results. The weights are calibrated on eight
-    pictures of the folder. A first, untimed run of ours proves by JSON lines that each picture has its results.
-    Most of the time goes into torchvision's runs, which --peer-limit shortens.
+    model loaded before, or meanwhile, or in a process of its own, start and all; and torchvision's, loaded before, with
+    a DataLoader of its own, which decodes in as many processes, keeps uint8 until the GPU and writes the same COCO
+    results. The weights are calibrated on eight pictures of the folder. A first, untimed run of ours proves by JSON
+    lines that each picture has its results. What happens once in a process (DALI's start, say) has happened before,
+    but in that process of its own. Most of the time goes into torchvision's runs, which --peer-limit shortens.
 (d) for how much of the time from the first kernel to the last of (c) the GPU ran none, and which kernels of ours took
     the rest (torch.profiler).
 

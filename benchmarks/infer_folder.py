@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from contestants import DEVICE, GPU, calibrate_network, calibrate_peer, resize_in_peer
 from idle import Trace, trace
-from infer_folder_ours import check_complete, infer, listed
+from infer_folder_ours import check_complete, infer, infer_by_command, listed
 from infer_folder_peer import infer_by_peer
 from printout import say
 from timing import spread
@@ -47,7 +47,8 @@ class Contestant(NamedTuple):
     """Takes their paths."""
     paths: Sequence[str]
     """To be timed."""
-    traced: Sequence[str]
+    traced: Sequence[str] = ()
+    """In (d); none: left out of it."""
 
 
 def measure_folder(network: RetinaNet, peer: nn.Module, arguments: argparse.Namespace) -> None:
@@ -74,11 +75,13 @@ def measure_folder(network: RetinaNet, peer: nn.Module, arguments: argparse.Name
         peers = peers[: arguments.peer_limit]
         ours = partial(infer, model, predictor, config, folder / "ours.json")
         ours_and_loading = partial(infer, model, None, config, folder / "ours.json")
+        command = partial(infer_by_command, model, config, folder / "ours.json")
         by_peer = partial(infer_by_peer, peer, output=folder / "torchvision.json", batch=arguments.batch)
         by_peer(peers[: 4 * arguments.batch])  # what happens once in a process; the files are in memory already
         contestants = (
             Contestant("ours", ours, paths, paths),
             Contestant("ours, and loading the checkpoint", ours_and_loading, paths, paths),
+            Contestant("ours, the whole command in a new process", command, paths),
             Contestant("torchvision", by_peer, peers, peers[:TRACED]),
         )
         speed(contestants, arguments.repeats)
@@ -132,7 +135,7 @@ def idleness(contestants: Sequence[Contestant]) -> None:
     say("| | pictures | seconds | from the first kernel to the last | of this, without a kernel |")
     say("|---|---|---|---|---|")
     traces = []
-    for name, run, _, paths in contestants:
+    for name, run, _, paths in (one for one in contestants if one.traced):
         traces.append(trace(partial(run, paths)))
         seconds, kernels, idle, _ = traces[-1]
         say(f"| {name} | {len(paths):,} | {seconds:.2f} | {kernels:.2f} | {100 * idle:.1f} % |")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
@@ -29,6 +31,13 @@ def infer(model: Path, predictor: Predictor | None, config: InferConfig, output:
             stack.enter_context(patch("retinanet.predict.infer.load", lambda *_, **__: predictor))
         images = listed(paths, output.parent)
         run_inference(model, images=images, annotations=None, output=output, draw=None, config=config)
+
+
+def infer_by_command(model: Path, config: InferConfig, output: Path, paths: Sequence[str]) -> None:
+    """`retinanet infer` as users start it: a process that imports and loads everything first."""
+    words = ["infer", model, "--images", listed(paths, output.parent), "--output", output]
+    words += ["--batch", str(config.batch), "--device", config.device or "cuda"]
+    subprocess.run([sys.executable, "-m", "retinanet.cli", *words], check=True, stderr=subprocess.DEVNULL)
 
 
 def check_complete(output: Path, count: int) -> tuple[str, set[int]]:

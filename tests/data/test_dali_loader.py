@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.data import dali_loader, encoded
+from retinanet.data import dali_pool, encoded
 from retinanet.data.annotations import CocoData, FlatStrings
 from retinanet.data.augment import Augment
 from retinanet.data.coco import read_annotations
@@ -29,6 +29,11 @@ RESIZE, MAX_SIZE = 48, 80
 AUGMENT = Augment(0.5, (40, 60))
 COLOURED = Augment(0.5, (40, 60), colour_jitter=0.4)
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_pipeline_is_ready():
+    dali_pool._ready.clear()
 
 
 def data_in(source, folder=None):
@@ -211,12 +216,12 @@ def test_a_file_that_dali_fails_on_costs_one_batch_one_repetition(source, folder
     monkeypatch.setattr(encoded, "is_whole", lambda content, header: True)
     started = []
 
-    class Counted(dali_loader.DaliPipeline):
+    class Counted(dali_pool.DaliPipeline):
         def __init__(self, *arguments):
             started.append(arguments)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(dali_loader, "DaliPipeline", Counted)
+    monkeypatch.setattr(dali_pool, "DaliPipeline", Counted)
     for name in ("00002.jpg", "00009.jpg"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
@@ -277,12 +282,12 @@ def test_pipelines_go_without_a_collection_of_garbage(source, folder, monkeypatc
         path.write_bytes(path.read_bytes()[:-200])
     pipelines = []
 
-    class Known(dali_loader.DaliPipeline):
+    class Known(dali_pool.DaliPipeline):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             pipelines.append(weakref.ref(self._pipeline))
 
-    monkeypatch.setattr(dali_loader, "DaliPipeline", Known)
+    monkeypatch.setattr(dali_pool, "DaliPipeline", Known)
     dali, _ = loaders(data_in(source, folder), steps=range(steps))
     gc.disable()
     try:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import torch
 
+from retinanet.data import dali_pool
 from retinanet.data.dali_pipeline import DEPTH, DaliPipeline, DecodingFailed
 from retinanet.data.encoded import EncodedBatch, encode
 from retinanet.data.loader import Loader, Made
@@ -63,9 +64,10 @@ class DaliLoader(Loader):
                 for slot, picture in encoded.drawn.items():
                     images[slot].copy_(picture)
                 yield Made(encoded.batch._replace(images=images), encoded.broken, encoded.colours).on(self._device)
+            dali_pool.keep(pipeline)
 
     def _start(self, encoded: EncodedBatch) -> DaliPipeline:
-        return DaliPipeline(len(encoded.files), self._threads, self._device)
+        return dali_pool.take(len(encoded.files), self._threads, self._device)
 
     def _make_again(self, encoded: EncodedBatch, failed: DecodingFailed) -> Made:
         """As the torch loader does, and so that DALI does not meet the file again."""

@@ -39,7 +39,8 @@ class DaliPipeline:
     """
 
     def __init__(self, batch: int, threads: int, device: torch.device) -> None:
-        self._device = device
+        self.key = (batch, threads, device)
+        self._device, self._waiting, self._filled = device, 0, False
         fed: deque[EncodedBatch] = deque()
         self._fed, self._running = fed, False
 
@@ -88,8 +89,14 @@ class DaliPipeline:
         Before the first one is fetched, feed `DEPTH`, or all that there are.
         """
         self._fed.append(encoded)
+        self._waiting += 1
         if self._running:
             self._pipeline.schedule_run()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether more can be fed: it is empty, and never had to ask for more than there was."""
+        return self._filled and not self._waiting
 
     def fetch(self) -> Tensor:
         """Images uint8 `[N, 3, H, W]`, channels-last in memory, of the batch fed first; for use on the current stream.
@@ -97,7 +104,7 @@ class DaliPipeline:
         Raises `DecodingFailed`, after which nothing more can be fetched.
         """
         if not self._running:  # DALI takes as many as it can hold
-            self._running = True
+            self._running, self._filled = True, len(self._fed) >= DEPTH
             self._pipeline.schedule_run()
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
@@ -108,6 +115,7 @@ class DaliPipeline:
             raise DecodingFailed([int(slot) for slot in re.findall(r"sample #(\d+)", str(error))]) from error
         images = from_dlpack(drawn.as_tensor())
         self._pipeline.release_outputs()
+        self._waiting -= 1
         return images.permute(0, 3, 1, 2)
 
 

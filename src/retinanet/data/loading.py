@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from retinanet.config import LoaderKind
+from retinanet.data import dali_pool
 from retinanet.data.annotations import CocoData
 from retinanet.data.augment import Augment
 from retinanet.data.dali_loader import DaliLoader
@@ -43,6 +44,12 @@ def make_loader(
     return TorchLoader(
         data, plan, resize, max_size, augment, workers, seed, start_step, total_steps, rank, world, shared, device
     )
+
+
+def prepare_loader(kind: LoaderKind, device: torch.device, batch: int, *, workers: int) -> None:
+    """Begin what takes long before the first batch, in a thread, where `make_loader` is called somewhat later."""
+    if choose_loader(kind, device) == "dali":
+        dali_pool.prepare(batch, max(1, workers), device)
 
 
 def choose_loader(kind: LoaderKind, device: torch.device) -> LoaderKind:

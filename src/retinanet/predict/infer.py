@@ -28,7 +28,7 @@ from retinanet.predict.results import Results, concatenate
 from retinanet.predict.runtimes.kinds import read_classes
 from retinanet.predict.unfinished import describe_run, open_journal
 from retinanet.predict.video import annotated_video
-from retinanet.predict.work import Work, do_work
+from retinanet.predict.work import Work, do_work, prepare_work
 from retinanet.stop import StopRequest
 from retinanet.types import ClassMap
 from retinanet.words import counted
@@ -63,7 +63,11 @@ def run_inference(
         require_no_original(data, draw)
     tell_dropped_images(data)
     devices = choose_processes(config, model, data)
-    predictor = load(model, config=config, postprocess=postprocess) if len(devices) == 1 else None
+    predictor = None
+    if len(devices) == 1:
+        if not isinstance(data, Video):
+            prepare_work(model, config, 1)
+        predictor = load(model, config=config, postprocess=postprocess)
     classes = predictor.classes if predictor else read_classes(model)
     if annotations:
         require_same_classes(data, classes)

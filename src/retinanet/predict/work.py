@@ -12,13 +12,15 @@ from torch import Tensor
 
 from retinanet.config import PostprocessConfig, PredictConfig
 from retinanet.data.annotations import CocoData
-from retinanet.device import choose_workers
+from retinanet.data.loading import prepare_loader
+from retinanet.device import choose_device, choose_workers
 from retinanet.predict.dataset import open_loader
 from retinanet.predict.journal import Finished, PartWriter
 from retinanet.predict.pictures import write_pictures
 from retinanet.predict.pipeline import run_batches
 from retinanet.predict.predictor import Predictor
 from retinanet.predict.results import to_results
+from retinanet.predict.runtimes.kinds import artifact_runtime
 from retinanet.stop import StopRequest
 from retinanet.types import Detections
 
@@ -41,6 +43,16 @@ class Work:
     """Which of the processes."""
     part: int = 0
     """Of the journal, for this process."""
+
+
+def prepare_work(model: Path, config: PredictConfig, world: int) -> None:
+    """Begin what the first batch waits for, before the model is loaded, which takes as long.
+
+    Only for checkpoints: an exported model has a batch of its own.
+    """
+    if artifact_runtime(model) is None:
+        workers = choose_workers(config.workers, sharing=world)
+        prepare_loader(config.loader, choose_device(config.device), config.batch, workers=workers)
 
 
 def do_work(
