@@ -36,10 +36,14 @@ from retinanet.files import atomic_write
 Result = dict[str, float | None]
 """AP and so on, 0…1, the seconds of both commands, and of the training's steps; None: not known."""
 
-RULES = {"optimizer": "adamw", "schedule": "cosine", "matching": "iou", "box-loss": "smooth_l1", "class-loss": "focal"}
+RULES = {
+    **{"optimizer": "adamw", "schedule": "cosine", "matching": "iou", "box-loss": "smooth_l1", "class-loss": "focal"},
+    "jitter": "1 1",
+}
 ALL = {"matching": "atss", "box-loss": "giou", "class-loss": "quality"}
 ROWS: dict[str, dict[str, str]] = {
     "classic": {"recipe": "classic"},
+    "classic, the paper's rate": {"recipe": "classic", "lr": "0.01", "warmup": "1000", "clip-norm": "10"},
     "classic, cosine": {"recipe": "classic", "schedule": "cosine"},
     "classic, AdamW": {"recipe": "classic", "optimizer": "adamw"},
     "base": RULES,
@@ -58,6 +62,8 @@ ROWS: dict[str, dict[str, str]] = {
     "base, live batch norm": {**RULES, "norm": "live"},
     "base, everything": {**RULES, **ALL, "ema": "0.9998", "jitter": "0.8 1.25"},
     "modern": {"recipe": "modern"},
+    "modern, mosaic": {"recipe": "modern", "mosaic": "0.5"},
+    "modern, colour jitter": {"recipe": "modern", "colour-jitter": "0.4"},
     "modern, 36 epochs": {"recipe": "modern", "epochs": "36"},
 }
 """Options of `retinanet train`; --jitter here in parts of --resize."""

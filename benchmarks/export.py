@@ -5,8 +5,8 @@
 ResNet-50-FPN, 80 classes, fp16 on a GPU, post-processing included. Pictures are uint8 noise on the device. Weights are
 random, and let 6,000 candidates an image pass the score threshold (`contestants.py`). Times are medians, with the
 lowest and the highest. What each package finds is compared with eager PyTorch first. A package's load to first result
-is measured in a fresh process that imports PyTorch alone and loads as our runtime and C++ programs do; the table says so
-where a package kills that process, and what follows leaves it out. Rows are printed as they are measured.
+is measured in a fresh process that imports PyTorch alone and loads as our runtime and C++ programs do; the table says
+so where a package kills that process, and what follows leaves it out. Rows are printed as they are measured.
 
 Without a GPU it compiles for the processor, in minutes, to be tried with `--batches 1 --size 64 96`.
 """

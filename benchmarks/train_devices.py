@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 import torch
 
-from retinanet.config import DataConfig, TrainConfig
+from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.device import tune
 from retinanet.model.checkpoint import create_record
 from retinanet.model.network import RetinaNet
 from retinanet.train.assembly import training_step
 from retinanet.train.distributed import barrier, gather_rows, rank, sum_gradients, world_size
+from retinanet.train.freezing import freeze_stages
 from retinanet.train.ranks import process_group
 from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
@@ -85,6 +86,7 @@ def make_step(options: argparse.Namespace, device: torch.device) -> TrainStep:
         max_size=max(options.size),
     )
     network = RetinaNet(record).to(device).to(memory_format=torch.channels_last).train()
+    freeze_stages(network, ModelConfig())
     return training_step(network, DataConfig(), TrainConfig(lr=1e-5))
 
 

@@ -70,6 +70,7 @@ def losses(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[float]]:
             iters=STEPS,
             optimizer="sgd",
             box_loss="smooth_l1",
+            class_loss="focal",
             lr=0.005,
             warmup=2,
             schedule="step",

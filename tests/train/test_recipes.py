@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from command_line import Command, Shapes, checkpoint
 from retinanet import config as options
-from retinanet.config import RECIPES, Recipe, TrainConfig
+from retinanet.config import RECIPES, DataConfig, Recipe, RecipeName, TrainConfig
+from retinanet.config_file import config_path
+from retinanet.data import preparation
+from retinanet.data.views import View
 
 MODERN = {"matching": "atss", "box_loss": "giou", "class_loss": "quality"}
 CHOICES = {
@@ -21,7 +24,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
+@pytest.mark.parametrize("name", CHOICES)
 def test_every_value_of_a_recipe_can_be_overridden(recipe: str, name: str) -> None:
     assert getattr(TrainConfig(recipe=recipe).chosen, name) == getattr(RECIPES[recipe], name)
     for value in get_args(CHOICES[name]):
@@ -32,8 +35,33 @@ def test_every_value_of_a_recipe_can_be_overridden(recipe: str, name: str) -> No
         )
 
 
+@pytest.mark.parametrize(("recipe", "of_500"), [("classic", (500, 500)), ("modern", (400, 625))])
+def test_the_sizes_of_images_can_be_too(recipe: RecipeName, of_500: tuple[int, int]) -> None:
+    assert DataConfig(resize=500).shorter_sides(RECIPES[recipe]) == of_500
+    assert DataConfig(resize=500, jitter=(320, 500)).shorter_sides(RECIPES[recipe]) == (320, 500)
+
+
+@pytest.mark.parametrize(("recipe", "sizes"), [("classic", (64, 64)), ("modern", (51, 80))])
+def test_training_draws_the_sizes_of_its_recipe(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: RecipeName, sizes: tuple[int, int]
+) -> None:
+    drawn = []
+    real = preparation.draw_view
+
+    def note(size: tuple[int, int], *arguments: Any) -> View:
+        view = real(size, *arguments)
+        drawn.append(min(view.resized))
+        return view
+
+    monkeypatch.setattr(preparation, "draw_view", note)
+    assert train(tmp_path / "model.pth", iters=40, jitter=None, recipe=recipe).code == 0
+    assert min(drawn) == sizes[0]
+    assert max(drawn) == sizes[1]
+    assert f"# jitter = [{sizes[0]}, {sizes[1]}]" in config_path(tmp_path / "model.pth").read_text()
+
+
 def test_the_classic_recipe_is_the_papers() -> None:
-    assert TrainConfig(recipe="classic").chosen == Recipe("sgd", "step", "iou", "smooth_l1", "focal")
+    assert TrainConfig(recipe="classic").chosen == Recipe("sgd", "step", "iou", "smooth_l1", "focal", (1, 1))
 
 
 def rules(path: Path) -> dict[str, str]:
@@ -58,7 +86,8 @@ def test_a_new_model_keeps_its_rules_and_refuses_others(train: Command, tmp_path
 def test_fine_tuning_goes_on_by_the_models_own_rules_unless_asked(train: Command, tmp_path: Path) -> None:
     old = tmp_path / "old.pth"
     assert train(old, iters=1, **MODERN).code == 0
-    tuned: dict = {"backbone": None, "width": None, "weights": None, "box_loss": None, "fine_tune": old, "iters": 1}
+    tuned: dict = {"backbone": None, "width": None, "weights": None, "fine_tune": old, "iters": 1}
+    tuned |= {"box_loss": None, "class_loss": None}
     for name, asked, expected in (
         ("own", {}, MODERN),
         ("one", {"box_loss": "smooth_l1"}, {**MODERN, "box_loss": "smooth_l1"}),

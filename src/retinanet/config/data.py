@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retinanet.config.checks import require
+from retinanet.config.recipe import Recipe
 
 LoaderKind = Literal["auto", "dali", "torch"]
 
@@ -22,7 +23,7 @@ class DataConfig:
     max_size: int | None = None
     """Upper bound of the longer side (default: 5/3 of --resize)."""
     jitter: tuple[int, int] | None = None
-    """Draw each training image's shorter side from MIN MAX, then crop or pad."""
+    """Draw each training image's shorter side from MIN MAX, then crop or pad (default: the recipe's)."""
     flip: float = 0.5
     """Probability that a training image is mirrored; 0 for text, signs and the like."""
     colour_jitter: float = 0.0
@@ -54,3 +55,8 @@ class DataConfig:
     def longest(self) -> int:
         """Upper bound of the longer side in pixels."""
         return self.max_size or round(self.resize * LONG_SIDE_RATIO)
+
+    def shorter_sides(self, recipe: Recipe) -> tuple[int, int]:
+        """Least and most of training images, in pixels: `jitter`, or what the recipe makes of `resize`."""
+        least, most = (round(part * self.resize) for part in recipe.sizes)
+        return self.jitter or (least, most)

@@ -22,10 +22,12 @@ class Recipe:
     matching: Matching
     box_loss: BoxLoss
     class_loss: ClassLoss
+    sizes: tuple[float, float]
+    """The shorter sides of training images, least and most, in parts of --resize; --jitter has them in pixels."""
 
 
 RECIPES: dict[RecipeName, Recipe] = {
-    "classic": Recipe("sgd", "step", "iou", "smooth_l1", "focal"),
-    "modern": Recipe("adamw", "cosine", "iou", "giou", "focal"),
+    "classic": Recipe("sgd", "step", "iou", "smooth_l1", "focal", (1.0, 1.0)),
+    "modern": Recipe("adamw", "cosine", "iou", "giou", "quality", (0.8, 1.25)),
 }
 DEFAULT_RECIPE: RecipeName = "modern"

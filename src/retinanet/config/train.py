@@ -43,19 +43,19 @@ class TrainConfig:
     optimizer: Optimizer | None = None
     """AdamW, or SGD with momentum 0.9 (default: the recipe's)."""
     lr: float | None = None
-    """Peak learning rate (default: linear in --batch, from 0.0002 at 16 for adamw, 0.01 for sgd)."""
+    """Peak learning rate (default: linear in --batch, from 0.0002 at 16 for adamw, 0.02 for sgd)."""
     schedule: Schedule | None = None
     """The rate falls along a half cosine to zero, or by --gamma at --milestones (default: the recipe's)."""
     warmup: int | None = None
-    """Steps of linear warm-up (default: 500, at most a tenth of the run; for sgd 1000, at most a third)."""
+    """Steps of linear warm-up (default: 500, at most a tenth of the run; for sgd a third)."""
     milestones: tuple[float, ...] = (0.667, 0.917)
     """Fractions of the run at which the step schedule lowers the rate."""
     gamma: float = 0.1
     """Factor of the step schedule."""
     weight_decay: float | None = None
     """Weight decay, on weights of convolutions alone (default: 0.05 for adamw, 0.0001 for sgd)."""
-    clip_norm: float = 10.0
-    """Largest norm of the gradient: far above a healthy step's, it tames the rare explosion."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient (default: 10 for adamw, which only tames the rare explosion; 1 for sgd)."""
     accumulate: int = 1
     """Parts that a batch is split into, learned one after the other: less memory, the same result."""
     ema: float | None = None
@@ -104,7 +104,10 @@ class TrainConfig:
         )
         require(self.seed >= 0, f"--seed must be at least 0, but is {self.seed}.")
         require(0 < self.gamma <= 1, f"--gamma must be above 0 and at most 1, but is {self.gamma}.")
-        require(self.clip_norm > 0, f"--clip-norm must be positive, but is {self.clip_norm}; the default is 10.")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"--clip-norm must be positive, but is {self.clip_norm}; leave it out for the default.",
+        )
         require(self.accumulate >= 1, f"--accumulate must be at least 1, but is {self.accumulate}.")
         require(
             self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, but is {self.ema}; take 0.9998."
@@ -124,5 +127,5 @@ class TrainConfig:
     def chosen(self) -> Recipe:
         """The recipe, with what the options say otherwise."""
         recipe = RECIPES[self.recipe or DEFAULT_RECIPE]
-        own = {field.name: getattr(self, field.name) for field in fields(recipe)}
+        own = {field.name: getattr(self, field.name, None) for field in fields(recipe)}  # `DataConfig` has the sizes
         return replace(recipe, **{name: value for name, value in own.items() if value is not None})

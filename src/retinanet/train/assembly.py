@@ -20,7 +20,7 @@ from retinanet.ops.backend import kernels_available
 from retinanet.preprocess import group_by_canvas
 from retinanet.train.average import WeightAverage
 from retinanet.train.distributed import rank, world_size
-from retinanet.train.optim import build_optimizer, peak_rate
+from retinanet.train.optim import build_optimizer, clip_norm, peak_rate
 from retinanet.train.ranks import local_world_size
 from retinanet.train.step import TrainStep
 
@@ -49,7 +49,7 @@ def training_loader(
         plan,
         config.resize,
         config.longest,
-        Augment(config.flip, config.jitter, config.colour_jitter),
+        Augment(config.flip, config.shorter_sides(train.chosen), config.colour_jitter),
         workers=choose_workers(config.workers, sharing=local_world_size()),
         seed=train.seed,
         start_step=start_step,
@@ -72,7 +72,9 @@ def training_step(network: RetinaNet, data: DataConfig, train: TrainConfig, *, p
     if compile:
         compile_blocks(network)
     criterion = Criterion(network, compile=compile)
-    return TrainStep(network, criterion, optimizer, precision, train.clip_norm, parts=train.accumulate, average=average)
+    return TrainStep(
+        network, criterion, optimizer, precision, clip_norm(train), parts=train.accumulate, average=average
+    )
 
 
 def choose_compile(wanted: bool | None, device: torch.device, pixels: float) -> bool:
