@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py DATA --weights lite0.pth --out accuracy/ [--devices 0 1 2 3] [--seeds 0 1 2] \
       [--rows base modern ...] [-- --resize 512 --workers 14 ...]
+    python benchmarks/accuracy.py DATA --fine-tune voc.pth --out tuned/ --rows classic modern
 
 DATA holds images/, train.json and val.json. What follows `--` goes to every training. The last weights are scored, not
 the best validated ones, so that nothing is chosen on val.json. Times are those of whole commands, their start included,
@@ -74,7 +75,9 @@ SCORES = ("AP", "AP50", "AP75", "small", "medium", "large")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", required=True, help="of the backbone, or 'pretrained'")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--weights", help="of the backbone, or 'pretrained'")
+    start.add_argument("--fine-tune", help="model to start from, backbone and all")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu; one run on each")
@@ -130,8 +133,12 @@ def measure(row: str, seed: int, device: str, arguments: argparse.Namespace, mor
     images = ["--images", str(arguments.data / "images")]
     resumed = model.exists()
     if not scored.exists() and not (resumed and trained.exists()):
-        options = [*images, "--annotations", str(arguments.data / "train.json"), "--seed", str(seed), "--backbone"]
-        options += [arguments.backbone, "--weights", arguments.weights, "--resize", str(arguments.resize), *more]
+        options = [*images, "--annotations", str(arguments.data / "train.json"), "--seed", str(seed)]
+        if arguments.fine_tune:
+            options += ["--fine-tune", arguments.fine_tune]
+        else:
+            options += ["--backbone", arguments.backbone, "--weights", arguments.weights]
+        options += ["--resize", str(arguments.resize), *more]
         for name, value in ROWS[row].items():
             words = value.split()
             if name == "jitter":
