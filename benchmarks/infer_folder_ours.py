@@ -28,7 +28,7 @@ def infer(model: Path, predictor: Predictor | None, config: InferConfig, output:
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # what it says would lie between our rows
         if predictor is not None:
-            stack.enter_context(patch("retinanet.predict.infer.load", lambda *_, **__: predictor))
+            stack.enter_context(patch("retinanet.predict.work.load", lambda *_, **__: predictor))
         images = listed(paths, output.parent)
         run_inference(model, images=images, annotations=None, output=output, draw=None, config=config)
 

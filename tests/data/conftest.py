@@ -1,7 +1,8 @@
-"""A small data set of the demo's kind, and a copy of its pictures to damage."""
+"""A small data set of the demo's kind, a copy of its pictures to damage, and a count of DALI's pipelines."""
 
 import pytest
 
+from retinanet.data import dali_pool
 from retinanet.data.synthetic import make_dataset
 
 
@@ -20,3 +21,19 @@ def folder(source, tmp_path):
     for path in source.iterdir():
         (images / path.name).write_bytes(path.read_bytes())
     return images
+
+
+@pytest.fixture
+def pipelines_made(monkeypatch):
+    """The arguments of each of DALI's pipelines that is made; at first none is ready."""
+    made = []
+
+    class Counted(dali_pool.DaliPipeline):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    dali_pool._ready.clear()
+    monkeypatch.setattr(dali_pool, "DaliPipeline", Counted)
+    yield made
+    dali_pool._ready.clear()

@@ -18,21 +18,7 @@ pytest.importorskip("nvidia.dali")
 
 CPU = torch.device("cpu")
 
-
-@pytest.fixture(autouse=True)
-def made(monkeypatch):
-    """A list of the pipelines that are made, by their keys; none is ready."""
-    keys = []
-
-    class Counted(dali_pool.DaliPipeline):
-        def __init__(self, *arguments):
-            keys.append(arguments)
-            super().__init__(*arguments)
-
-    dali_pool._ready.clear()
-    monkeypatch.setattr(dali_pool, "DaliPipeline", Counted)
-    yield keys
-    dali_pool._ready.clear()
+pytestmark = pytest.mark.usefixtures("pipelines_made")
 
 
 def loader(data: CocoData, batch: int = 4, steps: int | None = None) -> DaliLoader:
@@ -45,42 +31,42 @@ def data(source):
     return read_annotations(source.with_suffix(".json"), source)
 
 
-def test_the_next_loader_uses_it_again_and_shows_the_same(data, made):
+def test_the_next_loader_uses_it_again_and_shows_the_same(data, pipelines_made):
     first = [batch.images.clone() for batch in loader(data)]
     assert len(first) >= 3
     for _ in range(2):
         for expected, batch in zip(first, loader(data), strict=True):
             assert torch.equal(batch.images, expected)
-    assert made == [(4, 2, CPU)]
+    assert pipelines_made == [(4, 2, CPU)]
 
 
-def test_two_loaders_at_a_time_have_one_each(data, made):
+def test_two_loaders_at_a_time_have_one_each(data, pipelines_made):
     list(loader(data))
     pairs = list(zip(loader(data), loader(data), strict=True))
     assert all(torch.equal(one.images, two.images) for one, two in pairs)
-    assert made == [(4, 2, CPU)] * 2
+    assert pipelines_made == [(4, 2, CPU)] * 2
 
 
-def test_one_that_was_left_early_or_asked_for_too_much_is_not_used_again(data, made):
+def test_one_that_was_left_early_or_asked_for_too_much_is_not_used_again(data, pipelines_made):
     batches = iter(loader(data))
     next(batches)
     del batches
     list(loader(data, steps=2))
     assert len(list(loader(data))) >= 3
-    assert made == [(4, 2, CPU)] * 3
+    assert pipelines_made == [(4, 2, CPU)] * 3
 
 
-def test_only_so_many_are_kept(data, made):
+def test_only_so_many_are_kept(data, pipelines_made):
     for batch in (1, 2, 4, 1, 4):
         list(loader(data, batch))
-    assert made == [(batch, 2, CPU) for batch in (1, 2, 4, 1)]
+    assert pipelines_made == [(batch, 2, CPU) for batch in (1, 2, 4, 1)]
 
 
-def test_one_that_was_begun_early_is_taken(data, made):
+def test_one_that_was_begun_early_is_taken(data, pipelines_made):
     prepare_loader("dali", CPU, 4, workers=2)
     prepare_loader("dali", CPU, 4, workers=2)
     list(loader(data))
-    assert made == [(4, 2, CPU)]
+    assert pipelines_made == [(4, 2, CPU)]
 
 
 def test_what_it_fails_with_is_told_to_who_takes_it(data, monkeypatch):
@@ -93,9 +79,9 @@ def test_what_it_fails_with_is_told_to_who_takes_it(data, monkeypatch):
         list(loader(data))
 
 
-def test_work_on_a_checkpoint_begins_with_it(tmp_path, made):
+def test_work_on_a_checkpoint_begins_with_it(tmp_path, pipelines_made):
     config = PredictConfig(device="cpu", loader="dali", workers=2, batch=4)
     prepare_work(tmp_path / "model.onnx", config, 1)
     prepare_work(tmp_path / "model.pth", config, 1)
     assert dali_pool.take(4, 2, CPU).key == (4, 2, CPU)
-    assert made == [(4, 2, CPU)]
+    assert pipelines_made == [(4, 2, CPU)]

@@ -16,7 +16,7 @@ from command_line import Shapes
 from retinanet.config import InferConfig
 from retinanet.data.annotations import CocoData, FlatStrings
 from retinanet.data.folder import images_only
-from retinanet.predict import infer
+from retinanet.predict import infer, work
 from retinanet.predict.predictor import Predictor
 from retinanet.types import ClassMap, Detections
 
@@ -65,7 +65,7 @@ def test_memory_stays_flat(shapes: Shapes, tmp_path: Path, monkeypatch: pytest.M
     runtime = SteadyRuntime()
     config = InferConfig(batch=50, workers=0, device="cpu")
     monkeypatch.setattr(infer, "images_only", lambda _: data)
-    monkeypatch.setattr(infer, "load", lambda *_, **__: Predictor(runtime, config))
+    monkeypatch.setattr(work, "load", lambda *_, **__: Predictor(runtime, config))
     model, output = tmp_path / "model.pth", tmp_path / "detections.jsonl"
     model.touch()
     infer.run_inference(model, images=tmp_path, annotations=None, output=output, draw=None, config=config)

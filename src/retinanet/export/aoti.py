@@ -42,9 +42,10 @@ def build(
         raise UsageError(
             "AOTInductor compiles a .pt2 file with a C++ compiler, but there is none here; install g++ or set CXX."
         )
+    join = record.precision == "fp16" and device.type == "cuda"
+    if join:
+        joined(detector.network)
     if record.precision == "fp16":
-        if device.type == "cuda":
-            joined(detector.network)
         detector.network.half()
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     record = replace(
@@ -57,6 +58,9 @@ def build(
     options = {"aot_inductor.metadata": {RECORD_KEY: record.to_json()}}
     try:
         with torch.no_grad():
+            if join:
+                for count in {record.batch[0], record.batch[2]}:  # which cuDNN joins shows when they run
+                    model(*_inputs(count, record, device))
             program = _export(model, record, device)
             torch._inductor.aoti_compile_and_package(program, package_path=str(out), inductor_configs=options)
     except (InductorError, CppCompileError) as error:
@@ -84,18 +88,19 @@ def _export(model: _Outputs, record: ArtifactRecord, device: torch.device) -> Ex
     fewest, usual, most = record.batch
     # An example of 1 would make the batch a constant of the graph.
     count = fewest if fewest == most else max(usual, 2)
-    images = torch.zeros(count, 3, *record.canvas, dtype=torch.uint8, device=device)
-    image_sizes = torch.tensor([record.canvas] * count, device=device)
-    if device.type == "cuda":
-        for used in {fewest, most}:  # which convolutions cuDNN joins shows when they run
-            model(images[:1].expand(used, -1, -1, -1).contiguous(), image_sizes[:1].expand(used, -1))
     batch = {} if fewest == most else {0: Dim("batch", min=fewest, max=most)}
     # What the compiler learned from an earlier export of a constant batch would make this one constant too.
     torch.compiler.reset()
-    program = torch.export.export(model, (images, image_sizes), dynamic_shapes=(batch, batch))
+    program = torch.export.export(model, _inputs(count, record, device), dynamic_shapes=(batch, batch))
     if not (device.type == "cuda" and kernels_available()):
         program = program.run_decompositions({torch.ops.retinanet.nms.default: loop.nms})
     return program
+
+
+def _inputs(count: int, record: ArtifactRecord, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Black pictures that fill the canvas, and their sizes."""
+    images = torch.zeros(count, 3, *record.canvas, dtype=torch.uint8, device=device)
+    return images, torch.tensor([record.canvas] * count, device=device)
 
 
 def _require_shared_library(package: Path) -> None:

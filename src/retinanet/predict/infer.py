@@ -22,13 +22,13 @@ from retinanet.predict.formats.kinds import results_format, results_writer
 from retinanet.predict.image_lists import write_failed_list, write_image_list
 from retinanet.predict.journal import Finished, Journal
 from retinanet.predict.pictures import make_picture_folder, require_no_original
-from retinanet.predict.predictor import Predictor, load
+from retinanet.predict.predictor import Predictor
 from retinanet.predict.processes import choose_processes, run_processes
 from retinanet.predict.results import Results, concatenate
 from retinanet.predict.runtimes.kinds import read_classes
 from retinanet.predict.unfinished import describe_run, open_journal
 from retinanet.predict.video import annotated_video
-from retinanet.predict.work import Work, do_work, prepare_work
+from retinanet.predict.work import Work, do_work, open_predictor
 from retinanet.stop import StopRequest
 from retinanet.types import ClassMap
 from retinanet.words import counted
@@ -63,11 +63,7 @@ def run_inference(
         require_no_original(data, draw)
     tell_dropped_images(data)
     devices = choose_processes(config, model, data)
-    predictor = None
-    if len(devices) == 1:
-        if not isinstance(data, Video):
-            prepare_work(model, config, 1)
-        predictor = load(model, config=config, postprocess=postprocess)
+    predictor = open_predictor(model, config, postprocess, data, 1) if len(devices) == 1 else None
     classes = predictor.classes if predictor else read_classes(model)
     if annotations:
         require_same_classes(data, classes)

@@ -20,9 +20,8 @@ from retinanet.data.video import Video
 from retinanet.device import choose_device
 from retinanet.errors import RetinaNetError, UsageError, explain
 from retinanet.predict.journal import Finished, PartReader
-from retinanet.predict.predictor import load
 from retinanet.predict.runtimes.kinds import runs_on_gpus
-from retinanet.predict.work import Work, do_work, prepare_work
+from retinanet.predict.work import Work, do_work, open_predictor
 from retinanet.stop import StopRequest
 from retinanet.words import counted
 
@@ -153,8 +152,8 @@ def _run(work: Work, device: str, failure: Connection) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // work.world))
     try:
         with StopRequest(repeated=True) as stop:
-            prepare_work(work.model, work.config, work.world)
-            do_work(load(work.model, config=work.config, postprocess=work.postprocess), work, stop, None)
+            predictor = open_predictor(work.model, work.config, work.postprocess, work.data, work.world)
+            do_work(predictor, work, stop, None)
     except BaseException as error:
         known = explain(error)
         failure.send(str(known or f"{type(error).__name__}: {error}"))

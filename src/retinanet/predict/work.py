@@ -13,12 +13,13 @@ from torch import Tensor
 from retinanet.config import PostprocessConfig, PredictConfig
 from retinanet.data.annotations import CocoData
 from retinanet.data.loading import prepare_loader
+from retinanet.data.video import Video
 from retinanet.device import choose_device, choose_workers
 from retinanet.predict.dataset import open_loader
 from retinanet.predict.journal import Finished, PartWriter
 from retinanet.predict.pictures import write_pictures
 from retinanet.predict.pipeline import run_batches
-from retinanet.predict.predictor import Predictor
+from retinanet.predict.predictor import Predictor, load
 from retinanet.predict.results import to_results
 from retinanet.predict.runtimes.kinds import artifact_runtime
 from retinanet.stop import StopRequest
@@ -43,6 +44,15 @@ class Work:
     """Which of the processes."""
     part: int = 0
     """Of the journal, for this process."""
+
+
+def open_predictor(
+    model: Path, config: PredictConfig, postprocess: PostprocessConfig | None, data: CocoData, world: int
+) -> Predictor:
+    """Load the model (see `load`), and meanwhile begin what the first batch of `data` waits for."""
+    if not isinstance(data, Video):
+        prepare_work(model, config, world)
+    return load(model, config=config, postprocess=postprocess)
 
 
 def prepare_work(model: Path, config: PredictConfig, world: int) -> None:

@@ -26,10 +26,14 @@ def write_options(job: TrainingJob, session: Session, step: TrainStep, course: C
 def _decided(job: TrainingJob, session: Session, step: TrainStep, course: Course) -> dict[str, Any]:
     """By the options' fields."""
     data, train = job.data, job.train
-    rules = {name: value for name, value in asdict(train.chosen).items() if name != "sizes"}
     epochs = None if train.iters else course.total_steps // course.steps_per_epoch
     return {
-        **{"recipe": DEFAULT_RECIPE, **rules, "epochs": epochs, "jitter": data.shorter_sides(train.chosen)},
+        **{
+            "recipe": DEFAULT_RECIPE,
+            **asdict(train.chosen),
+            "epochs": epochs,
+            "jitter": data.shorter_sides(train.chosen),
+        },
         **{"norm": session.network.record.backbones[0].norm, "freeze": session.settings["--freeze"]},
         **{"max_size": data.longest, "workers": choose_workers(data.workers, sharing=local_world_size())},
         **{"lr": peak_rate(train, data.batch), "warmup": warmup_steps(train, course.total_steps)},

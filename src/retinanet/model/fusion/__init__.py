@@ -49,9 +49,11 @@ def _join(network: RetinaNet) -> list[bool]:
     network.eval()
     for head in (network.class_head, network.box_head):
         head.tower = fuse_module(head.tower)  # type: ignore[assignment]
+    widened = []
     for backbone in network.members:
         backbone.body = fuse_module(backbone.body)
-    return [isinstance(body, fx.GraphModule) and widen_stem(body) for body in (one.body for one in network.members)]
+        widened.append(isinstance(backbone.body, fx.GraphModule) and widen_stem(backbone.body))
+    return widened
 
 
 def fold_batch_norms(network: RetinaNet) -> RetinaNet:

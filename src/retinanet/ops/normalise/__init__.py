@@ -1,4 +1,4 @@
-"""The network's first step on a GPU, in one pass: `retinanet.preprocess.normalise` is its reference."""
+"""The network's first step on a GPU, in one pass."""
 
 from torch import Tensor
 
