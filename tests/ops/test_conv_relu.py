@@ -1,7 +1,10 @@
 """The joined convolution is what its name says."""
 
+import itertools
+
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from retinanet.ops.conv_relu import conv_relu
@@ -44,15 +47,42 @@ def test_cudnn_has_it_in_half_precision(dtype):
     assert not room._refused
 
 
+def in_layouts(x_format, weight_format, device, dtype):
+    x = torch.ones(2, 3, 7, 6, device=device, dtype=dtype).to(memory_format=x_format)
+    return x, torch.ones(4, 3, 3, 3, device=device, dtype=dtype).to(memory_format=weight_format)
+
+
+def by_cudnn(x, weight, residual, geometry):
+    bias = weight.new_ones(4)
+    if residual is None:
+        return torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *geometry, 1)
+    return torch.ops.aten.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *geometry, 1)
+
+
+LAYOUTS = list(itertools.product((torch.channels_last, torch.contiguous_format), repeat=2))
+
+
+@pytest.mark.parametrize("layouts", LAYOUTS)
 @pytest.mark.parametrize("geometry", CASES)
 @pytest.mark.parametrize("residual", [True, False])
-def test_compilers_know_what_cudnn_will_return(geometry, residual):
-    x, weight = (torch.ones(shape).to(memory_format=torch.channels_last) for shape in ((2, 3, 7, 6), (4, 3, 3, 3)))
-    expected = F.conv2d(x, weight, None, *geometry)
-    x, weight, bias = (tensor.to("meta") for tensor in (x, weight, torch.ones(4)))
-    if residual:
-        found = torch.ops.aten.cudnn_convolution_add_relu(x, weight, expected.to("meta"), 1.0, bias, *geometry, 1)
-    else:
-        found = torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *geometry, 1)
+def test_compilers_know_what_cudnn_will_return(layouts, geometry, residual):
+    """As PyTorch says it of an ordinary convolution on a GPU."""
+    x, weight = in_layouts(*layouts, "meta", torch.float16)
+    expected = F.conv2d(torch.ones(x.shape), torch.ones(weight.shape), None, *geometry)
+    found = by_cudnn(x, weight, expected.to("meta", torch.float16) if residual else None, geometry)
     assert found.shape == expected.shape
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    with FakeTensorMode():
+        on_gpu = F.conv2d(*in_layouts(*layouts, "cuda", torch.float16), None, *geometry)
+    assert found.stride() == on_gpu.stride()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("layouts", LAYOUTS)
+@pytest.mark.parametrize("residual", [True, False])
+def test_cudnn_returns_what_compilers_know(layouts, residual):
+    x, weight = in_layouts(*layouts, "cuda", torch.float16)
+    z = F.conv2d(x, weight, None, *CASES[0]) if residual else None
+    found = by_cudnn(x, weight, z, CASES[0])
+    known = by_cudnn(x.to("meta"), weight.to("meta"), None if z is None else z.to("meta"), CASES[0])
+    assert (found.shape, found.stride()) == (known.shape, known.stride())
