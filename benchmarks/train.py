@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from synthetic import synthetic_batch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection import retinanet_resnet50_fpn
@@ -37,29 +38,8 @@ from retinanet.train.step import TrainStep
 from retinanet.types import Batch, ClassMap
 
 CLASSES = 80
-BOXES = 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KINDS = ("eager", "blocks")
-
-
-def synthetic_batch(count: int, height: int, width: int, slots: int = 32) -> Batch:
-    """Noise with `BOXES` boxes an image, of 16 to 216 pixels."""
-    torch.manual_seed(0)
-    corner = torch.rand(count, BOXES, 2) * torch.tensor([width - 220.0, height - 220.0])
-    boxes = torch.zeros(count, slots, 4)
-    boxes[:, :BOXES] = torch.cat([corner, corner + torch.rand(count, BOXES, 2) * 200 + 16], dim=-1)
-    labels = torch.full((count, slots), -1)
-    labels[:, :BOXES] = torch.randint(0, CLASSES, (count, BOXES))
-    images = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    return Batch(
-        images=images,
-        image_sizes=torch.tensor([[height, width]]).repeat(count, 1),
-        boxes=boxes,
-        labels=labels,
-        crowd=torch.zeros(count, slots, dtype=torch.bool),
-        image_ids=torch.arange(count),
-        transforms=torch.tensor([[1.0, 1.0, 0.0, 0.0]]).repeat(count, 1),
-    ).to(DEVICE)
 
 
 def make_step(kind: str, freeze: int, backbone: str = "resnet50", classes: ClassMap | None = None) -> TrainStep:
@@ -93,6 +73,11 @@ def torchvisions(batch: Batch) -> Callable[[Batch | None], object]:
     model = retinanet_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=CLASSES, min_size=height, max_size=width
     )
+    return torchvisions_step(model, batch)
+
+
+def torchvisions_step(model: nn.Module, batch: Batch) -> Callable[[Batch | None], object]:
+    """Of one of its detectors, which resizes to its own sizes; batch norm is frozen."""
     model = model.to(DEVICE).to(memory_format=torch.channels_last).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -117,18 +102,18 @@ def torchvisions(batch: Batch) -> Callable[[Batch | None], object]:
 
 
 def measure(name: str, make: Callable[[], Callable[..., object]], count: int, steps: int, parts: bool) -> None:
-    _forget_peak()
+    forget_peak()
     began = time.perf_counter()
     step = make()
     step()
-    _wait()
+    wait()
     first = time.perf_counter() - began
     for _ in range(min(5, steps)):
         step()
-    seconds = sorted(_seconds_of(step) for _ in range(steps))
+    seconds = sorted(seconds_of(step) for _ in range(steps))
     low, median, high = (count / seconds[int(q * (steps - 1))] for q in (0.9, 0.5, 0.1))
     print(
-        f"{name:<24} {median:7.1f} images/s ({low:.1f}–{high:.1f})  {1e3 * count / median:6.1f} ms  {_peak():5.1f} GiB"
+        f"{name:<24} {median:7.1f} images/s ({low:.1f}–{high:.1f})  {1e3 * count / median:6.1f} ms  {peak():5.1f} GiB"
         f"  first step after {first:.1f} s",
         flush=True,
     )
@@ -140,14 +125,15 @@ def measure_other_shapes(kind: str, batch: Batch) -> None:
     """Seconds of the first step on another canvas and of the first with fuller images, right after the usual one."""
     step = ours(batch, kind, USUAL)
     step()
-    _wait()
+    wait()
     count, _, height, width = batch.images.shape
-    turned, fuller = synthetic_batch(count, width, height), synthetic_batch(count, height, width, slots=64)
+    turned = synthetic_batch(count, width, height, DEVICE)
+    fuller = synthetic_batch(count, height, width, DEVICE, slots=64)
     found = ", ".join(
-        f"{name} {_seconds_of(lambda other=other: step(other)):.1f} s"
+        f"{name} {seconds_of(lambda other=other: step(other)):.1f} s"
         for name, other in (
             ("another canvas", turned),
-            ("the next", synthetic_batch(count, height, height)),
+            ("the next", synthetic_batch(count, height, height, DEVICE)),
             ("fuller images", fuller),
         )
     )
@@ -170,39 +156,39 @@ def photographs(images: Path, annotations: Path, batch: int, steps: int, workers
             break
         ready = time.perf_counter()
         step(found, 1e-4)
-        _wait()
+        wait()
         waited.append(ready - start)
         worked.append(time.perf_counter() - ready)
     skip = steps // 3  # every canvas has come by then
-    wait, work, images_seen = sum(waited[skip:]), sum(worked[skip:]), (len(worked) - skip) * batch
-    verdict = "The loader is the limit." if wait > 0.1 * work else "The loader keeps up."
+    idle, work, images_seen = sum(waited[skip:]), sum(worked[skip:]), (len(worked) - skip) * batch
+    verdict = "The loader is the limit." if idle > 0.1 * work else "The loader keeps up."
     print(
-        f"{images_seen / (wait + work):.1f} images/s with {workers} workers, after {skip} steps; "
-        f"{100 * wait / (wait + work):.0f} % of the time went into waiting for batches, "
+        f"{images_seen / (idle + work):.1f} images/s with {workers} workers, after {skip} steps; "
+        f"{100 * idle / (idle + work):.0f} % of the time went into waiting for batches, "
         f"steps alone take {images_seen / work:.1f} images/s. {verdict}"
     )
 
 
-def _seconds_of(step: Callable[[], object]) -> float:
-    _wait()
+def seconds_of(step: Callable[[], object]) -> float:
+    wait()
     start = time.perf_counter()
     step()
-    _wait()
+    wait()
     return time.perf_counter() - start
 
 
-def _wait() -> None:
+def wait() -> None:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak() -> float:
+def peak() -> float:
     """GiB."""
     return torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else float("nan")
 
@@ -212,7 +198,7 @@ def _print_kernels(step: Callable[[], object]) -> None:
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         for _ in range(3):
             step()
-        _wait()
+        wait()
     kinds: dict[str, float] = {}
     rows = [event for event in trace.key_averages() if event.self_device_time_total > 0]
     for event in rows:
@@ -255,7 +241,7 @@ def main() -> None:
     if options.photographs:
         photographs(*options.photographs, options.batch, options.steps or 300, options.workers, options.resize)
         return
-    batch, steps = synthetic_batch(options.batch, *options.size), options.steps or 30
+    batch, steps = synthetic_batch(options.batch, *options.size, DEVICE), options.steps or 30
     kinds = [kind for kind in KINDS if kind in options.only]
     if kinds == list(KINDS):
         check(batch)

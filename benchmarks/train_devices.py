@@ -23,6 +23,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 import torch
+from synthetic import synthetic_batch
 
 from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.device import tune
@@ -33,10 +34,9 @@ from retinanet.train.distributed import barrier, gather_rows, rank, sum_gradient
 from retinanet.train.freezing import freeze_stages
 from retinanet.train.ranks import process_group
 from retinanet.train.step import TrainStep
-from retinanet.types import Batch, ClassMap
+from retinanet.types import ClassMap
 
 CLASSES = 80
-BOXES = 16
 WINDOWS = 5
 
 
@@ -48,28 +48,6 @@ class Measured(NamedTuple):
     sum_milliseconds: float
     gradient_mebibytes: float
     peak_gibibytes: float
-
-
-def synthetic_batch(count: int, height: int, width: int, device: torch.device) -> Batch:
-    """Noise with `BOXES` boxes an image, other ones on each rank."""
-    random = torch.Generator().manual_seed(rank())
-    side = min(height, width)
-    corner = torch.rand(count, BOXES, 2, generator=random) * torch.tensor([width, height]) * 0.7
-    boxes = torch.zeros(count, 32, 4)
-    extent = torch.rand(count, BOXES, 2, generator=random) * 0.25 * side + 0.02 * side
-    boxes[:, :BOXES] = torch.cat([corner, corner + extent], dim=-1)
-    labels = torch.full((count, 32), -1)
-    labels[:, :BOXES] = torch.randint(0, CLASSES, (count, BOXES), generator=random)
-    images = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=random)
-    return Batch(
-        images=images.permute(0, 3, 1, 2),
-        image_sizes=torch.tensor([[height, width]]).repeat(count, 1),
-        boxes=boxes,
-        labels=labels,
-        crowd=torch.zeros(count, 32, dtype=torch.bool),
-        image_ids=torch.arange(count),
-        transforms=torch.tensor([[1.0, 1.0, 0.0, 0.0]]).repeat(count, 1),
-    ).to(device)
 
 
 def make_step(options: argparse.Namespace, device: torch.device) -> TrainStep:
@@ -116,7 +94,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> Measured:
 
     tune(device)
     check_sums(device)
-    step, batch = make_step(options, device), synthetic_batch(options.batch, *options.size, device)
+    step = make_step(options, device)
+    batch = synthetic_batch(options.batch, *options.size, device, seed=rank())
     for _ in range(5):
         step(batch, 1e-5)
     rates = []

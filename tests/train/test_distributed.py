@@ -34,13 +34,14 @@ def exchange(rank: int) -> dict:
     found["sum"] = global_sum(own * (rank + 1))
     found["own"] = own.detach()
 
-    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (4, 2, 1, 2), (1,), (3,))]
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (4, 2, 1, 2), (1,), (3,), (2, 3, 2, 2))]
+    parameters[4].data = parameters[4].data.contiguous(memory_format=torch.channels_last)
     for index, parameter in enumerate(parameters):
         if (rank, index) != (1, 2):  # this rank has no gradient of the third
-            parameter.grad = torch.arange(parameter.numel()).view_as(parameter) * (rank + 1.0) + index
-    second = parameters[1].grad
-    assert second is not None
-    parameters[1].grad = second.contiguous(memory_format=torch.channels_last)
+            gradient = torch.arange(parameter.numel()).view(parameter.shape) * (rank + 1.0) + index
+            if rank == 0 and gradient.ndim == 4:  # laid out otherwise than on the other rank, and once than its weight
+                gradient = gradient.contiguous(memory_format=torch.channels_last)
+            parameter.grad = gradient
     sum_gradients(parameters)
     found["gradients"] = [parameter.grad for parameter in parameters]
 
@@ -83,12 +84,12 @@ def test_sums_are_of_all_ranks_and_leave_the_own_value_alone(exchanged: list[dic
 
 def test_gradients_are_summed_in_place_also_where_a_rank_lacks_one(exchanged: list[dict]) -> None:
     for found in exchanged:
-        one, two, three, four = found["gradients"]
+        one, two, three, four, five = found["gradients"]
         assert one.tolist() == (torch.arange(6.0).view(2, 3) * 3).tolist()
         assert two.tolist() == (torch.arange(16.0).view(4, 2, 1, 2) * 3 + 2).tolist()
-        assert two.is_contiguous(memory_format=torch.channels_last)
         assert three.tolist() == [2]
         assert four.tolist() == [6, 9, 12]
+        assert five.tolist() == (torch.arange(24.0).view(2, 3, 2, 2) * 3 + 8).tolist()
 
 
 def test_statistics_are_averaged_and_counts_left_alone(exchanged: list[dict]) -> None:

@@ -58,17 +58,31 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """
     if world_size() == 1:
         return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
     on_their_way = []
-    for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
-        packed = torch.cat([gradient.reshape(-1) for gradient in bucket])
+    for bucket in _buckets([_flat_gradient(parameter) for parameter in parameters]):
+        packed = torch.cat(bucket)
         on_their_way.append((bucket, packed, dist.all_reduce(packed, async_op=True)))
     for bucket, packed, work in on_their_way:
         work.wait()
-        parts = torch.split(packed, [gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view(g.shape) for part, g in zip(parts, bucket, strict=True)])
+        torch._foreach_copy_(bucket, torch.split(packed, [gradient.numel() for gradient in bucket]))
+
+
+def _flat_gradient(parameter: nn.Parameter) -> Tensor:
+    """Its gradient's own memory, one number after the other in the parameter's order, which all ranks share.
+
+    To flatten a channels-last tensor by its shape would turn it around, once on the way out and once on the way in.
+    """
+    gradient = parameter.grad
+    if gradient is None or not _same_order(gradient, parameter):
+        laid_out = torch.zeros_like(parameter)
+        parameter.grad = laid_out if gradient is None else laid_out.copy_(gradient)
+    assert parameter.grad is not None
+    return parameter.grad.as_strided((parameter.numel(),), (1,))
+
+
+def _same_order(one: Tensor, other: Tensor) -> bool:
+    """Whether numbers of tensors of one shape lie alike; a side of 1 may have any stride."""
+    return all(a == b for a, b, side in zip(one.stride(), other.stride(), one.shape, strict=True) if side > 1)
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
