@@ -1,9 +1,9 @@
 """Who is measured: a detector of ours, and torchvision's of the same kind.
 
-ResNet-50-FPN, 80 classes, random weights. Such weights detect next to nothing, so that post-processing would be idle:
-`calibrate_network` and `calibrate_peer` scale and shift the last class layer until as many candidates pass the
-threshold as in a picture full of objects. What passes depends on the pictures, so each kind of them needs a calibration
-of its own.
+ResNet-50-FPN or another backbone, 80 classes, random weights. Such weights detect next to nothing, so that
+post-processing would be idle: `calibrate_network` and `calibrate_peer` scale and shift the last class layer until as
+many candidates pass the threshold as in a picture full of objects. What passes depends on the pictures, so each kind of
+them needs a calibration of its own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+import timm
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet as TorchvisionsRetinaNet
 from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.config import PostprocessConfig
 from retinanet.export.compare import Differences
@@ -25,6 +29,7 @@ from retinanet.predict.runtimes.base import Runtime
 from retinanet.preprocess import Placed
 from retinanet.types import ClassMap, Detections
 
+RESNET = "resnet50"
 CLASSES = 80
 CANDIDATES = 6000
 """In the mean of the pictures that weights are calibrated on."""
@@ -33,19 +38,38 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if GPU else torch.device("cpu")
 
 
-def make_network(resize: int, max_size: int) -> RetinaNet:
+def make_network(resize: int, max_size: int, backbone: str = RESNET) -> RetinaNet:
     classes = ClassMap(tuple(range(CLASSES)), tuple(f"class {index}" for index in range(CLASSES)))
     record = create_record(
-        classes, ["ResNet50FPN"], width=256, weights="none", anchor_scale=4.0, resize=resize, max_size=max_size
+        classes, [backbone], width=256, weights="none", anchor_scale=4.0, resize=resize, max_size=max_size
     )
     torch.manual_seed(0)
     return RetinaNet(record).eval().to(DEVICE)
 
 
-def make_peer() -> nn.Module:
+def make_peer(backbone: str = RESNET) -> nn.Module:
     torch.manual_seed(0)
-    peer = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES, detections_per_img=100)
+    if backbone == RESNET:
+        peer = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES, detections_per_img=100)
+    else:
+        peer = TorchvisionsRetinaNet(PeersBody(backbone), CLASSES, detections_per_img=100)
     return peer.eval().to(DEVICE).to(memory_format=torch.channels_last)
+
+
+class PeersBody(nn.Module):
+    """A backbone of timm with a pyramid of torchvision's, as its detectors take them."""
+
+    def __init__(self, name: str, width: int = 256) -> None:
+        super().__init__()
+        self.body = timm.create_model(name, pretrained=False, features_only=True, out_indices=(2, 3, 4))
+        channels = self.body.feature_info.channels()
+        self.pyramid = FeaturePyramidNetwork(channels, width, LastLevelP6P7(width, width))
+        self.out_channels = width
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps by name, finest first."""
+        found: dict[str, Tensor] = self.pyramid({str(level): maps for level, maps in enumerate(self.body(images))})
+        return found
 
 
 def resize_in_peer(peer: nn.Module, shorter: int, longer: int) -> None:

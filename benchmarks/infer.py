@@ -3,9 +3,10 @@
     PYTHONPATH=src python benchmarks/infer.py --images DIR [--models engine.plan …] [--out FILE]
     PYTHONPATH=src python benchmarks/infer.py --tensors-only [--size 800 1344 --size 800 800] [--out FILE]
 
-ResNet-50-FPN, 80 classes, half precision on a GPU, random weights that let 6,000 candidates an image pass the score
-threshold (`contestants.py`). Of the four questions about detecting, (a), how fast the loaders are alone, is answered by
-`loaders.py`. The others are answered here, one after the other; each row is printed, and kept, once it is measured:
+ResNet-50-FPN (or --backbone), 80 classes, half precision on a GPU, random weights that let 6,000 candidates an image
+pass the score threshold (`contestants.py`). Of the four questions about detecting, (a), how fast the loaders are alone,
+is answered by `loaders.py`. The others are answered here, one after the other; each row is printed, and kept, once it
+is measured:
 
 (b) tensor → detections (the GPU's own time, uint8 pictures that lie there already): `load`'s runtime for a checkpoint,
     eager PyTorch, each of --models, and torchvision under autocast; with the time of the network and of
@@ -34,7 +35,7 @@ from pathlib import Path
 import printout
 import torch
 import torchvision
-from contestants import DEVICE, GPU, make_network, make_peer
+from contestants import DEVICE, GPU, RESNET, make_network, make_peer
 from infer_folder import measure_folder
 from infer_tensors import measure_tensors
 from printout import say
@@ -53,7 +54,7 @@ def main() -> None:
         f"retinanet {__version__}, PyTorch {torch.__version__}, torchvision {torchvision.__version__}, "
         f"Python {platform.python_version()}"
     )
-    network, peer = make_network(*arguments.resize), make_peer()
+    network, peer = make_network(*arguments.resize, arguments.backbone), make_peer(arguments.backbone)
     measure_tensors(network, peer, arguments)
     if not arguments.tensors_only:
         measure_folder(network, peer, arguments)
@@ -65,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tensors-only", action="store_true", help="measure (b) alone, which needs no --images")
     parser.add_argument("--limit", type=int, help="take only so many of the images")
     parser.add_argument("--peer-limit", type=int, help="give torchvision only so many: it is slow")
+    parser.add_argument("--backbone", default=RESNET, help="of both detectors, by timm's name")
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="exported models to measure in (b) too")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="of (b)")
     parser.add_argument(

@@ -32,7 +32,7 @@ from retinanet.preprocess import fit_to_canvas, group_by_canvas
 
 CALIBRATED_ON = 8
 """Pictures, spread over the folder."""
-TRACED = 500
+TRACED = 96
 """Pictures of torchvision's in (d): it launches so much that the trace of a large folder would not fit the memory."""
 
 LONGEST = 25
@@ -80,7 +80,7 @@ def measure_folder(network: RetinaNet, peer: nn.Module, arguments: argparse.Name
         by_peer(peers[: 4 * arguments.batch])  # what happens once in a process; the files are in memory already
         contestants = (
             Contestant("ours", ours, paths, paths),
-            Contestant("ours, and loading the checkpoint", ours_and_loading, paths, paths),
+            Contestant("ours, and loading the checkpoint", ours_and_loading, paths),
             Contestant("ours, the whole command in a new process", command, paths),
             Contestant("torchvision", by_peer, peers, peers[:TRACED]),
         )

@@ -18,13 +18,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import timm
 import torch
+from contestants import PeersBody
 from synthetic import synthetic_batch
-from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionsRetinaNet
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.config import DataConfig, ModelConfig, TrainConfig
 from retinanet.device import tune
@@ -83,26 +80,10 @@ def check(step: TrainStep, batch: Batch) -> None:
     assert any((old != new).any() for old, new in zip(before, step.parameters, strict=True)), "weights did not move"
 
 
-class Body(nn.Module):
-    """A backbone of timm with a pyramid of torchvision's, as its detectors take them."""
-
-    def __init__(self, name: str, width: int) -> None:
-        super().__init__()
-        self.body = timm.create_model(name, pretrained=False, features_only=True, out_indices=(2, 3, 4))
-        channels = self.body.feature_info.channels()
-        self.pyramid = FeaturePyramidNetwork(channels, width, LastLevelP6P7(width, width))
-        self.out_channels = width
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps by name, finest first."""
-        found: dict[str, Tensor] = self.pyramid({str(level): maps for level, maps in enumerate(self.body(images))})
-        return found
-
-
 def torchvisions(batch: Batch, name: str, width: int) -> Callable[[], object]:
     height, breadth = batch.images.shape[-2:]
     sizes = {"min_size": min(height, breadth), "max_size": max(height, breadth)}
-    return torchvisions_step(TorchvisionsRetinaNet(Body(name, width), CLASSES, **sizes), batch)
+    return torchvisions_step(TorchvisionsRetinaNet(PeersBody(name, width), CLASSES, **sizes), batch)
 
 
 def measure(name: str, make: Callable[[], Callable[[], object]], count: int, steps: int) -> None:
