@@ -16,6 +16,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -113,12 +114,12 @@ def main() -> None:
     print(f"{where}, PyTorch {torch.__version__}, {time.strftime('%Y-%m-%d')}, batch {options.batch}, {options.size}\n")
     print("| | ms | images/s | peak memory | ready after |\n|---|---|---|---|---|", flush=True)
     batch = synthetic_batch(options.batch, *options.size, DEVICE, classes=CLASSES)
-    peers = lambda: torchvisions(batch, options.backbone, options.width)  # noqa: E731
+    peers = partial(torchvisions, batch, options.backbone, options.width)
     measure("torchvision", peers, options.batch, options.steps)
     for name, (train, model) in ROWS.items():
         train = replace(train, compile=options.compile)
         model = replace(model, backbone=(options.backbone,), width=options.width)
-        measure(name, lambda train=train, model=model: ours(batch, train, model), options.batch, options.steps)
+        measure(name, partial(ours, batch, train, model), options.batch, options.steps)
 
 
 if __name__ == "__main__":
